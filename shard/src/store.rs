@@ -1,0 +1,256 @@
+//! The only file that names sled: tables of sorted bytes, atomic batches, and a flush that is a real fsync.
+//!
+//! sled's limits shape this interface: a batch covers one table, a flush covers the whole store, and many threads
+//! that flush at once only wait for each other. So a store has one thread that flushes for durability's sake (the
+//! log's writer, the checkpointer), and what must change together lives in one table under different key prefixes.
+
+use std::ops::RangeBounds;
+use std::path::{Path, PathBuf};
+
+/// Entries per leaf. Part of the format: a store must never be opened with another value. Small, because a changed
+/// entry rewrites its leaf, and entries of a few kilobytes are the rule here.
+const LEAF_FANOUT: usize = 16;
+/// zstd level of what is written. Embeddings hardly compress: take the fastest.
+const COMPRESSION: i32 = -7;
+
+/// A stored value; dereferences to bytes.
+pub use sled::InlineArray as Value;
+
+/// The store failed. What was flushed before is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder cannot be opened as a store.
+    #[error(
+        "cannot open the store {path}: {source}. If another process has it open, stop that; if it is damaged, remove the node's data folder and let the node join again as a new one"
+    )]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("the store {path} failed: {source}")]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A folder of tables.
+#[derive(Clone)]
+pub struct Store {
+    db: sled::Db<LEAF_FANOUT>,
+    path: PathBuf,
+}
+
+/// A sorted map from bytes to bytes.
+#[derive(Clone)]
+pub struct Table {
+    tree: sled::Tree<LEAF_FANOUT>,
+    path: PathBuf,
+}
+
+/// Changes of one table that happen together or not at all.
+#[derive(Default)]
+pub struct Batch {
+    changes: sled::Batch,
+    len: usize,
+}
+
+impl Batch {
+    /// Sets `key`.
+    pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.changes.insert(key.as_ref(), value.as_ref());
+        self.len += 1;
+    }
+
+    /// Removes `key`, if it is there.
+    pub fn remove(&mut self, key: impl AsRef<[u8]>) {
+        self.changes.remove(key.as_ref());
+        self.len += 1;
+    }
+
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing would change.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Store {
+    /// Opens or creates the store in the folder `path`. Only one process may have it open.
+    ///
+    /// Changes reach the disk with the next [`Store::flush`], or within `flush_every` by themselves.
+    pub fn open(path: &Path, cache_bytes: usize, flush_every: std::time::Duration) -> Result<Self, StoreError> {
+        let config = sled::Config {
+            path: path.to_owned(),
+            cache_capacity_bytes: cache_bytes,
+            flush_every_ms: Some(flush_every.as_millis() as usize),
+            zstd_compression_level: COMPRESSION,
+            ..sled::Config::default()
+        };
+        let db =
+            sled::Db::open_with_config(&config).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        Ok(Self { db, path: path.to_owned() })
+    }
+
+    fn error(&self, source: std::io::Error) -> StoreError {
+        StoreError::Io { path: self.path.clone(), source }
+    }
+
+    /// Opens or creates a table.
+    pub fn table(&self, name: &str) -> Result<Table, StoreError> {
+        let tree = self.db.open_tree(name).map_err(|e| self.error(e))?;
+        Ok(Table { tree, path: self.path.clone() })
+    }
+
+    /// Removes a table and all in it. Handles to it must not be used afterwards.
+    pub fn drop_table(&self, name: &str) -> Result<(), StoreError> {
+        self.db.drop_tree(name).map(drop).map_err(|e| self.error(e))
+    }
+
+    /// Returns when every change made so far, in all tables, is on disk (fsync).
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().map(drop).map_err(|e| self.error(e))
+    }
+
+    /// Bytes that the store takes on disk.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        self.db.size_on_disk().map_err(|e| self.error(e))
+    }
+}
+
+impl Table {
+    fn error(&self, source: std::io::Error) -> StoreError {
+        StoreError::Io { path: self.path.clone(), source }
+    }
+
+    /// The value at `key`.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, StoreError> {
+        self.tree.get(key).map_err(|e| self.error(e))
+    }
+
+    /// Whether there is something at `key`.
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool, StoreError> {
+        self.tree.contains_key(key).map_err(|e| self.error(e))
+    }
+
+    /// Makes all changes of `batch`, atomically also over a crash.
+    pub fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.tree.apply_batch(batch.changes).map_err(|e| self.error(e))
+    }
+
+    /// Entries with keys in `range`, in order; iterate backwards with `rev`. Not a snapshot: changes made meanwhile
+    /// may or may not be seen.
+    pub fn range<R: RangeBounds<Vec<u8>>>(
+        &self,
+        range: R,
+    ) -> impl DoubleEndedIterator<Item = Result<(Value, Value), StoreError>> + Send + use<R> {
+        let path = self.path.clone();
+        self.tree
+            .range((range.start_bound().cloned(), range.end_bound().cloned()))
+            .map(move |entry| entry.map_err(|source| StoreError::Io { path: path.clone(), source }))
+    }
+
+    /// Entries whose keys begin with `prefix`, in order, as with [`Table::range`].
+    pub fn prefix(
+        &self,
+        prefix: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(Value, Value), StoreError>> + Send + use<> {
+        use std::ops::Bound;
+        let end = match end_of(prefix) {
+            Some(end) => Bound::Excluded(end),
+            None => Bound::Unbounded,
+        };
+        self.range((Bound::Included(prefix.to_vec()), end))
+    }
+
+    /// Removes all entries whose keys begin with `prefix`, in batches; returns how many there were. Not atomic.
+    pub fn remove_prefix(&self, prefix: &[u8]) -> Result<usize, StoreError> {
+        const PER_BATCH: usize = 1024;
+        let mut removed = 0;
+        loop {
+            let mut batch = Batch::default();
+            for entry in self.prefix(prefix).take(PER_BATCH) {
+                batch.remove(entry?.0);
+            }
+            if batch.is_empty() {
+                return Ok(removed);
+            }
+            removed += batch.len();
+            self.apply(batch)?;
+        }
+    }
+}
+
+/// The smallest key that is greater than all that begin with `prefix`; `None` if there is none.
+fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&b| b != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn open(dir: &tempfile::TempDir) -> Store {
+        Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap()
+    }
+
+    fn keys(entries: impl Iterator<Item = Result<(Value, Value), StoreError>>) -> Vec<Vec<u8>> {
+        entries.map(|e| e.unwrap().0.to_vec()).collect()
+    }
+
+    #[test]
+    fn batches_ranges_and_prefixes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let table = store.table("t").unwrap();
+        let mut batch = Batch::default();
+        for key in ["a1", "a2", "b1"] {
+            batch.insert(key, key);
+        }
+        batch.remove("a1");
+        table.apply(batch).unwrap();
+        assert_eq!(keys(table.prefix(b"a")), [b"a2"]);
+        assert_eq!(keys(table.range(b"a".to_vec()..).rev()), [b"b1", b"a2"]);
+        assert_eq!(table.remove_prefix(b"a").unwrap(), 1);
+        assert!(!table.contains("a2").unwrap() && table.contains("b1").unwrap());
+    }
+
+    #[test]
+    fn a_flushed_store_opens_with_what_was_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let mut batch = Batch::default();
+        (0..1000u32).for_each(|i| batch.insert(i.to_be_bytes(), vec![7; 3000]));
+        store.table("t").unwrap().apply(batch).unwrap();
+        store.flush().unwrap();
+        drop(store);
+        let store = open(&dir);
+        assert_eq!(store.table("t").unwrap().prefix(b"").count(), 1000);
+        store.drop_table("t").unwrap();
+        assert_eq!(store.table("t").unwrap().prefix(b"").count(), 0);
+    }
+
+    #[test]
+    fn prefixes_end_where_the_next_begins() {
+        assert_eq!(end_of(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(end_of(&[1, 255]), Some(vec![2]));
+        assert_eq!(end_of(&[255]), None);
+        assert_eq!(end_of(b""), None);
+    }
+}
