@@ -27,6 +27,9 @@ pub enum StateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The vector index failed.
+    #[error("the index failed: {0}")]
+    Index(#[from] crate::index::IndexError),
     /// Reading a transferred snapshot failed.
     #[error("cannot read the transferred snapshot: {0}")]
     Transfer(#[from] std::io::Error),
