@@ -11,6 +11,7 @@ pub(super) fn state(error: &StateError) -> ApiError {
     let reason = match error {
         StateError::Damaged { .. } => Reason::DataLoss,
         StateError::Index(_) => Reason::Overloaded,
+        StateError::Settling => Reason::GroupUnavailable,
         StateError::Store(_) | StateError::Transfer(_) => Reason::Internal,
     };
     ApiError::new(reason, error.to_string())

@@ -85,58 +85,65 @@ impl Contents {
             let answer: StoredAnswer = open_message("answer", &entry?.1)?;
             answers.keep(answer);
         }
-        let collections = Collections::new(options);
+        let contents = Self {
+            generation,
+            graphs,
+            collections: Collections::new(options),
+            answers: Mutex::new(answers),
+            applied: AtomicU64::new(applied),
+            settled_at: AtomicU64::new(settled_at),
+            table: table.clone(),
+        };
         for entry in table.prefix(keys::COLLECTIONS) {
             let stored: StoredCollection = open_message("collection", &entry?.1)?;
             let live = match stored.dropped {
                 true => None,
-                false => Some(Arc::new(open_collection(&table, &graphs, &stored, collections.options())?)),
+                false => Some(Arc::new(contents.open_collection(&stored)?)),
             };
-            collections.insert(stored, live);
+            contents.collections.insert(stored, live);
         }
-        Ok(Self {
-            generation,
-            table,
-            graphs,
-            collections,
-            answers: Mutex::new(answers),
-            applied: AtomicU64::new(applied),
-            settled_at: AtomicU64::new(settled_at),
-        })
+        if contents.is_settled() {
+            contents.fill_tails()?;
+        }
+        Ok(contents)
+    }
+
+    /// Puts what is newer than the graphs into the tails, oldest first. Only then can the state be searched.
+    pub(super) fn fill_tails(&self) -> Result<(), StateError> {
+        for collection in self.collections.all_live() {
+            let first = collection.covered.lock().watermark + 1;
+            for entry in embeddings_from(&self.table, collection.uid, first) {
+                let (key, embedding) = entry?;
+                collection.index.insert(key, embedding);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn applied(&self) -> u64 {
         self.applied.load(Ordering::Acquire)
     }
 
+    /// A collection with the graph of its newest good checkpoint.
+    fn open_collection(&self, stored: &StoredCollection) -> Result<Collection, StateError> {
+        let (uid, dimension) = (stored.uid, stored.dimension as usize);
+        let options = self.collections.options();
+        let (index, covered) = match restore_graph(&self.table, &self.graphs, stored, options) {
+            Ok(Some(restored)) => restored,
+            Ok(None) => (LiveIndex::new(options.config(dimension))?, Covered::default()),
+            Err(error) => {
+                tracing::warn!(collection_uid = uid, %error, "checkpoint unusable: building the graph again from records");
+                checkpoint::remove(&self.graphs, uid)?;
+                (LiveIndex::new(options.config(dimension))?, Covered::default())
+            }
+        };
+        Ok(Collection { uid, dimension, index, covered: Mutex::new(covered) })
+    }
+
     /// Whether the state is exactly that of its applied index.
     pub(super) fn is_settled(&self) -> bool {
         self.settled_at.load(Ordering::Acquire) == 0
     }
-}
-
-/// Graph from the newest good checkpoint; what is newer goes into the tail; serve at once.
-fn open_collection(
-    table: &Table,
-    graphs: &Table,
-    stored: &StoredCollection,
-    options: &IndexOptions,
-) -> Result<Collection, StateError> {
-    let uid = stored.uid;
-    let (index, covered) = match restore_graph(table, graphs, stored, options) {
-        Ok(Some(restored)) => restored,
-        Ok(None) => (LiveIndex::new(options.config(stored.dimension as usize))?, Covered::default()),
-        Err(error) => {
-            tracing::warn!(collection_uid = uid, %error, "checkpoint unusable: the graph is built again from records");
-            checkpoint::remove(graphs, uid)?;
-            (LiveIndex::new(options.config(stored.dimension as usize))?, Covered::default())
-        }
-    };
-    for entry in embeddings_from(table, uid, covered.watermark.saturating_add(1)) {
-        let (key, embedding) = entry?;
-        index.insert(key, embedding.into());
-    }
-    Ok(Collection { uid, dimension: stored.dimension as usize, index, covered: Mutex::new(covered) })
 }
 
 fn restore_graph(

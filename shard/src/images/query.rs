@@ -3,6 +3,7 @@
 use omma_common::topk::{Ranked, TopK};
 use omma_proto::v1::{AttributeValue, Embedding, Image};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::collection::Collection;
 use super::keys;
@@ -51,7 +52,7 @@ impl ImageState {
         let mut looks = 0;
         loop {
             looks += 1;
-            let contents = self.contents();
+            let contents = self.settled_contents()?;
             let Some(collection) = contents.collections.live(uid) else { return Ok(Vec::new()) };
             let (hits, raced) = look(&contents, &collection, query, k, attributes)?;
             if !raced || looks == LOOKS {
@@ -69,9 +70,15 @@ impl ImageState {
         Ok(images)
     }
 
+    /// Until a snapshot's state is exact, it may hold what was deleted, and its indexes are empty.
+    fn settled_contents(&self) -> Result<Arc<Contents>, StateError> {
+        let contents = self.contents();
+        if contents.is_settled() { Ok(contents) } else { Err(StateError::Settling) }
+    }
+
     fn get_one(&self, uid: u64, id: &str, with_embedding: bool) -> Result<Option<Image>, StateError> {
         for _ in 0..LOOKS {
-            let contents = self.contents();
+            let contents = self.settled_contents()?;
             if contents.collections.live(uid).is_none() {
                 return Ok(None);
             }

@@ -36,7 +36,8 @@ pub(super) fn read(contents: Arc<Contents>) -> SnapshotChunks {
     let collections = contents.collections.all_stored();
     let live: Vec<u64> = collections.iter().filter(|c| !c.dropped).map(|c| c.uid).collect();
     let answers = contents.answers.lock().iter().cloned().collect();
-    let start = Item::Start(SnapshotStart { format: FORMAT, collections, answers });
+    let applied_index = contents.applied();
+    let start = Item::Start(SnapshotStart { format: FORMAT, applied_index, collections, answers });
 
     let records = live.into_iter().flat_map({
         let contents = contents.clone();
@@ -138,13 +139,14 @@ struct Receiver<'a> {
     table: &'a Table,
     batch: Batch,
     collections: Option<HashMap<u64, StoredCollection>>,
+    applied_index: u64,
     received: u64,
     settled_index: Option<u64>,
 }
 
 impl<'a> Receiver<'a> {
     fn new(table: &'a Table) -> Self {
-        Self { table, batch: Batch::default(), collections: None, received: 0, settled_index: None }
+        Self { table, batch: Batch::default(), collections: None, applied_index: 0, received: 0, settled_index: None }
     }
 
     fn item(&mut self, item: Item) -> Result<(), StateError> {
@@ -163,6 +165,8 @@ impl<'a> Receiver<'a> {
         if start.format != FORMAT || self.collections.is_some() {
             return Err(damaged(format!("it has format {}; this version reads format {FORMAT}", start.format)));
         }
+        self.applied_index = start.applied_index;
+        self.batch.insert(keys::APPLIED, seal(&start.applied_index.to_be_bytes()));
         for answer in &start.answers {
             self.batch.insert(keys::answer(answer.index), seal_message(answer));
         }
@@ -195,7 +199,9 @@ impl<'a> Receiver<'a> {
         for collection in self.collections.into_iter().flat_map(HashMap::into_values) {
             self.batch.insert(keys::collection(collection.uid), seal_message(&collection));
         }
-        self.batch.insert(keys::SETTLED, seal(&settled.to_be_bytes()));
+        if settled > self.applied_index {
+            self.batch.insert(keys::SETTLED, seal(&settled.to_be_bytes()));
+        }
         self.batch.insert(keys::RAFT, seal(raft));
         Ok(self.table.apply(self.batch)?)
     }

@@ -123,6 +123,29 @@ impl Inner {
     }
 }
 
+/// Makes new collections and, unless the tails are to be filled as a whole later, inserts what is new.
+fn insert_into_indexes(contents: &Contents, changes: &[IndexChange], settled: bool) -> Result<(), StateError> {
+    for change in changes {
+        if let IndexChange::Insert { uid, key, embedding } = change {
+            let collection = contents.collections.ensure(*uid, embedding.len() as u32)?;
+            if settled {
+                collection.index.insert(*key, embedding);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_from_indexes(contents: &Contents, changes: &[IndexChange]) {
+    for change in changes {
+        if let IndexChange::Remove { uid, key } = change
+            && let Some(collection) = contents.collections.live(*uid)
+        {
+            collection.index.remove(*key);
+        }
+    }
+}
+
 impl StateMachine for ImageState {
     fn raft_state(&self) -> Result<Option<Bytes>, StateError> {
         let value = self.contents().table.get(keys::RAFT)?;
@@ -146,30 +169,23 @@ impl StateMachine for ImageState {
         let Planner { mut batch, index, collections, .. } = planner;
         batch.insert(keys::RAFT, seal(&raft));
         batch.insert(keys::APPLIED, seal(&last.to_be_bytes()));
-        let settles = !contents.is_settled() && last >= contents.settled_at.load(Ordering::Acquire);
+        let settled = contents.is_settled();
+        let settles = !settled && last >= contents.settled_at.load(Ordering::Acquire);
         if settles {
             batch.remove(keys::SETTLED);
         }
 
         // New records enter the index before the table, old ones leave it after: a search that meets neither the old
         // nor the new record of an image knows that it raced with this, and looks again.
-        for change in &index {
-            if let IndexChange::Insert { uid, key, embedding } = change {
-                let collection = contents.collections.ensure(*uid, embedding.len() as u32)?;
-                collection.index.insert(*key, embedding.as_slice().into());
-            }
-        }
+        insert_into_indexes(&contents, &index, settled)?;
         contents.table.apply(batch)?;
         contents.applied.store(last, Ordering::Release);
-        if settles {
-            contents.settled_at.store(0, Ordering::Release);
+        if settled {
+            remove_from_indexes(&contents, &index);
         }
-        for change in &index {
-            if let IndexChange::Remove { uid, key } = change
-                && let Some(collection) = contents.collections.live(*uid)
-            {
-                collection.index.remove(*key);
-            }
+        if settles {
+            contents.fill_tails()?;
+            contents.settled_at.store(0, Ordering::Release);
         }
         contents.collections.update(collections.into_values());
         Ok(outcomes)

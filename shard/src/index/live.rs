@@ -234,6 +234,11 @@ impl LiveIndex {
         }
     }
 
+    /// Whether the graph holds this key but must not show it.
+    pub fn is_tombstone(&self, key: u64) -> bool {
+        self.generations.read().current.tombstones.contains(key)
+    }
+
     /// Sizes, now.
     pub fn stats(&self) -> IndexStats {
         let (tail, tail_bytes) = {

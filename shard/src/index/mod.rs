@@ -30,7 +30,7 @@ pub use hnsw::Hnsw;
 pub use live::{Export, IndexStats, LiveIndex};
 
 /// How a number of an embedding is kept in the graph. The caller keeps the exact embedding and ranks again with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Storage {
     /// 4 bytes, exact.
     F32,
