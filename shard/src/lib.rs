@@ -2,6 +2,7 @@
 //!
 //! Imports go one way: `api → {group, encoder} → {images, index} → store`; nothing imports `api`.
 
+pub mod api;
 pub mod encoder;
 pub mod group;
 pub mod index;

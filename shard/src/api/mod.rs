@@ -1,0 +1,3 @@
+//! gRPC in: requests to values, values to statuses.
+
+pub mod raft;
