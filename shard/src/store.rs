@@ -189,9 +189,8 @@ impl Table {
         range: R,
     ) -> impl DoubleEndedIterator<Item = Result<(Value, Value), StoreError>> + Send + use<R> {
         let path = self.path.clone();
-        self.tree
-            .range((range.start_bound().cloned(), range.end_bound().cloned()))
-            .map(move |entry| entry.map_err(|source| StoreError::Io { path: path.clone(), source }))
+        let entries = self.tree.with(|tree| tree.range((range.start_bound().cloned(), range.end_bound().cloned())));
+        entries.map(move |entry| entry.map_err(|source| StoreError::Io { path: path.clone(), source }))
     }
 
     /// Entries whose keys begin with `prefix`, in order, as with [`Table::range`].

@@ -3,7 +3,7 @@
 mod errors;
 mod metadata;
 mod put;
-mod raft;
+pub(crate) mod raft;
 mod shard;
 
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::shutdown::Shutdown;
 use omma_proto::internal::v1::metadata_service_server::MetadataServiceServer;
-use omma_proto::internal::v1::raft_service_server::RaftServiceServer;
 use omma_proto::internal::v1::shard_service_server::ShardServiceServer;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -39,7 +38,6 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, shutdown: Shut
         .build_v1()?;
     let shards = ShardServiceServer::new(shard::ShardApi { node: node.clone() });
     let metadata = MetadataServiceServer::new(metadata::MetadataApi { node: node.clone() });
-    let raft = RaftServiceServer::new(raft::RaftApi { host: node.host.clone() });
     Server::builder()
         // Pictures in flight fill windows quickly; the defaults are for small messages.
         .initial_stream_window_size(4 << 20)
@@ -49,7 +47,7 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, shutdown: Shut
         .add_service(reflection)
         .add_service(shards.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(metadata.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(raft.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(raft::RaftApi::service(node.host.clone()))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.begun())
         .await?;
     Ok(())

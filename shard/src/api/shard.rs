@@ -172,7 +172,7 @@ impl ShardApi {
     }
 
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
-        let (shard, target) = self.shard(request.target)?;
+        let (shard, target) = self.shard(request.target.clone())?;
         let queries = queries(&request, target.dimension)?;
         let barrier = barrier(request.consistency, request.min_applied_index);
         let applied_index = shard.replica.read_barrier(barrier, deadline).await?;

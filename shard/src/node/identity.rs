@@ -39,15 +39,15 @@ struct Stored {
 
 /// A node id, and the lock on the folder it lives in.
 #[derive(Debug)]
-pub struct Identity {
+pub(super) struct Identity {
     /// Drawn when the folder was made.
-    pub node_id: NodeId,
+    pub(super) node_id: NodeId,
     _lock: File,
 }
 
 impl Identity {
     /// Takes the folder, and makes it if need be.
-    pub fn open(data_dir: &Path) -> Result<Self, IdentityError> {
+    pub(super) fn open(data_dir: &Path) -> Result<Self, IdentityError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| IdentityError::Io { path, source }

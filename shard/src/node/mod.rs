@@ -16,7 +16,8 @@ use omma_common::shutdown::Shutdown;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
-pub use identity::{Identity, IdentityError};
+use identity::Identity;
+pub use identity::IdentityError;
 
 use crate::config::{FLUSH_EVERY, ShardConfig, cores};
 use crate::encoder::{Encoder, EncoderError};
