@@ -183,8 +183,10 @@ impl LiveIndex {
 
     /// Builds the graph anew and swaps it in. Everything else goes on meanwhile.
     ///
-    /// `records` must yield every record that lives and whose key is up to the watermark that [`LiveIndex::stats`]
-    /// gave when they began to be read; later ones do not hurt. Should some be missing, the old graph stays.
+    /// `records` must yield every live record as of its first `next`, which comes after this call: what is drained
+    /// later reaches the new graph by itself, and what is still in the tail is skipped. (Records that were collected
+    /// before the call do, too, as long as nobody drained in between.) Removed ones among them do no harm. Should any
+    /// be missing, the old graph stays and [`IndexError::Incomplete`] says so.
     pub fn rebuild(&self, records: impl Iterator<Item = (u64, Vec<f32>)>) -> Result<(), IndexError> {
         let building = self.begin_rebuild()?;
         let built = self.fill(&building, records);
