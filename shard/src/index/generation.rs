@@ -54,6 +54,15 @@ impl Generation {
         Ok(())
     }
 
+    /// How many of `items` the graph holds but no longer finds; they lie beside it from now on.
+    pub(super) fn audit(&self, items: &[(u64, &[f32])]) -> Result<usize, IndexError> {
+        let held = |key: &u64| self.graph.contains(*key) && !self.beside.contains(*key);
+        let held: Vec<_> = items.iter().copied().filter(|(key, _)| held(key)).collect();
+        let lost = self.graph.unfound(&held)?;
+        self.beside.add(&lost);
+        Ok(lost.len())
+    }
+
     fn counts_as_first(&self, embedding: &[f32]) -> bool {
         let mut copies = self.copies.lock();
         let count = copies.entry(fingerprint(embedding)).or_default();

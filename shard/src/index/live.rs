@@ -19,8 +19,8 @@ use super::{Candidate, IndexConfig, IndexError, VectorIndex, check, checkpoint};
 const REBUILD_FRACTION: f64 = 0.25;
 /// Below so many tombstones a rebuild is not worth the name.
 const REBUILD_AT_LEAST: usize = 64;
-/// Embeddings that a rebuild adds at once.
-const REBUILD_CHUNK: usize = 256;
+/// Embeddings that a rebuild adds, or an audit looks at, at once.
+const CHUNK: usize = 256;
 
 /// The graph for a checkpoint, and what it holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -204,6 +204,24 @@ impl LiveIndex {
         Ok(())
     }
 
+    /// Looks whether the graph still finds each of `records`, and searches those that it lost exactly from now on; says
+    /// how many those were. Later inserts relink the graph and can cut an old embedding off, rarely; a rebuild heals
+    /// it for good. For a background thread, now and then.
+    pub fn audit(&self, records: impl Iterator<Item = (u64, Vec<f32>)>) -> Result<usize, IndexError> {
+        let (mut records, mut lost) = (records, 0);
+        loop {
+            let chunk: Vec<_> = records.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                return Ok(lost);
+            }
+            // No swap meanwhile: what is not in this graph must not enter beside it, it may have been removed.
+            let _worker = self.worker.lock();
+            let current = self.generations.read().current.clone();
+            let items: Vec<(u64, &[f32])> = chunk.iter().map(|(key, row)| (*key, row.as_slice())).collect();
+            lost += current.audit(&items)?;
+        }
+    }
+
     /// From here on, drains and removes reach the new graph as well.
     fn begin_rebuild(&self) -> Result<Arc<Generation>, IndexError> {
         let mut building = Generation::new(self.config.clone())?;
@@ -224,7 +242,7 @@ impl LiveIndex {
         let mut records = records
             .filter(|(key, _)| *key <= self.watermark.load(Ordering::Acquire) && !building.tombstones.contains(*key));
         loop {
-            let chunk: Vec<_> = records.by_ref().take(REBUILD_CHUNK).collect();
+            let chunk: Vec<_> = records.by_ref().take(CHUNK).collect();
             if chunk.is_empty() {
                 return Ok(());
             }
@@ -372,6 +390,19 @@ mod tests {
             let cut = LiveIndex::restore(config.clone(), &export.bytes[..cut], export.watermark, []);
             assert!(matches!(cut, Err(IndexError::Checkpoint(_))));
         }
+    }
+
+    #[test]
+    fn an_audit_finds_again_what_the_graph_lost() {
+        let (index, vectors) = filled(100);
+        index.drain(1000).unwrap();
+        let other = |i: usize| vectors[i].iter().map(|x| -x).collect::<Vec<_>>();
+        // To the graph, these are images that it has somewhere else than where they are.
+        let records = [(key(1), other(1)), (key(2), vectors[2].clone()), (1 << 50, other(2))];
+        assert_eq!(index.audit(records.clone().into_iter()).unwrap(), 1);
+        assert_eq!(first(&index, &other(1)), Some(key(1)));
+        assert_eq!(index.audit(records.into_iter()).unwrap(), 0);
+        assert_eq!(index.stats().beside, 1, "what the graph never had stays out");
     }
 
     #[test]
