@@ -50,7 +50,9 @@ impl Generation {
         let (first, surplus): (Vec<_>, Vec<_>) = new.partition(|(_, embedding)| self.counts_as_first(embedding));
         self.beside.add(&surplus);
         self.graph.add(&first)?;
-        self.beside.add(&self.graph.unfound(&first)?);
+        // Those too that an earlier attempt added and then failed to look for.
+        let unproved: Vec<_> = items.iter().copied().filter(|(key, _)| !self.beside.contains(*key)).collect();
+        self.beside.add(&self.graph.unfound(&unproved)?);
         Ok(())
     }
 
