@@ -1,6 +1,6 @@
-//! The bytes of an exported index: version, what searches of the graph do not find, the graph.
+//! The bytes of an exported index: version, what is searched beside the graph, the graph.
 //!
-//! `OMIX`, u32 version, u32 dimension, u64 count of unreachable, per unreachable its key (u64) and numbers (f32), the
+//! `OMIX`, u32 version, u32 dimension, u64 count of what is beside, for each its key (u64) and numbers (f32), the
 //! graph's own bytes to the end. All little-endian.
 
 use super::IndexError;
@@ -12,18 +12,18 @@ const HEAD: usize = 20;
 /// An exported index, taken apart.
 #[derive(Debug, PartialEq)]
 pub(super) struct Parts<'a> {
-    pub(super) unreachable: Vec<(u64, Vec<f32>)>,
+    pub(super) beside: Vec<(u64, Vec<f32>)>,
     pub(super) graph: &'a [u8],
 }
 
 /// Puts the parts together.
-pub(super) fn write(dimension: usize, unreachable: &[(u64, Vec<f32>)], graph: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEAD + unreachable.len() * (8 + 4 * dimension) + graph.len());
+pub(super) fn write(dimension: usize, beside: &[(u64, Vec<f32>)], graph: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD + beside.len() * (8 + 4 * dimension) + graph.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&(dimension as u32).to_le_bytes());
-    bytes.extend_from_slice(&(unreachable.len() as u64).to_le_bytes());
-    for (key, embedding) in unreachable {
+    bytes.extend_from_slice(&(beside.len() as u64).to_le_bytes());
+    for (key, embedding) in beside {
         bytes.extend_from_slice(&key.to_le_bytes());
         bytes.extend(embedding.iter().flat_map(|x| x.to_le_bytes()));
     }
@@ -48,12 +48,12 @@ pub(super) fn read(bytes: &[u8], dimension: usize) -> Result<Parts<'_>, IndexErr
     let entry = 8 + 4 * dimension;
     let length = (u64::from_le_bytes(count) as usize).checked_mul(entry);
     let (entries, graph) = length.and_then(|n| rest.split_at_checked(n)).ok_or_else(|| damaged("too short"))?;
-    let unreachable = entries.chunks_exact(entry).map(|entry| {
+    let beside = entries.chunks_exact(entry).map(|entry| {
         let (key, embedding) = entry.split_first_chunk::<8>().ok_or_else(|| damaged("too short"))?;
         let embedding = omma_common::vector::from_bytes(embedding).map_err(|why| damaged(&why.to_string()))?;
         Ok((u64::from_le_bytes(*key), embedding))
     });
-    Ok(Parts { unreachable: unreachable.collect::<Result<_, IndexError>>()?, graph })
+    Ok(Parts { beside: beside.collect::<Result<_, IndexError>>()?, graph })
 }
 
 #[cfg(test)]
@@ -62,9 +62,9 @@ mod tests {
 
     #[test]
     fn round_trips_and_refuses_damage() {
-        let unreachable = vec![(4096, vec![0.5, -0.5]), (8192, vec![1.0, 0.0])];
-        let bytes = write(2, &unreachable, b"graph");
-        assert_eq!(read(&bytes, 2).unwrap(), Parts { unreachable, graph: b"graph" });
+        let beside = vec![(4096, vec![0.5, -0.5]), (8192, vec![1.0, 0.0])];
+        let bytes = write(2, &beside, b"graph");
+        assert_eq!(read(&bytes, 2).unwrap(), Parts { beside, graph: b"graph" });
         assert!(read(&bytes, 3).is_err());
         for at in 0..8 {
             let mut bad = bytes.clone();

@@ -65,12 +65,6 @@ impl Exact {
     pub fn new(dimension: usize) -> Self {
         Self { inner: RwLock::new((Flat::new(dimension), HashMap::new())), dimension }
     }
-
-    /// A copy of every key and embedding, in the order in which they were added.
-    pub(super) fn items(&self) -> Vec<(u64, Vec<f32>)> {
-        let inner = self.inner.read();
-        (0..inner.0.len()).map(|row| (inner.0.key(row), inner.0.row(row).to_vec())).collect()
-    }
 }
 
 impl VectorIndex for Exact {

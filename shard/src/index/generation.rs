@@ -1,49 +1,105 @@
 //! One graph with what belongs to it. A rebuild makes a new one and swaps it in whole, so that a search never mixes
 //! the graph of one with the tombstones of another.
 
-use super::tombstones::Tombstones;
-use super::{Allow, Candidate, Exact, Hnsw, IndexConfig, IndexError, VectorIndex};
+use std::collections::HashMap;
 
-/// A graph, its tombstones, and the few embeddings that its searches do not find.
+use parking_lot::Mutex;
+
+use super::beside::{Beside, fingerprint};
+use super::tombstones::Tombstones;
+use super::{Allow, Candidate, Hnsw, IndexConfig, IndexError, VectorIndex};
+
+/// Equal embeddings that may be in the graph: more would choke it.
+const COPIES: u8 = 4;
+
+/// A graph, its tombstones, and what is searched exactly beside it.
 pub(super) struct Generation {
     pub(super) graph: Hnsw,
     pub(super) tombstones: Tombstones,
-    /// In the graph, but not reachable by a search for themselves; searched exactly instead.
-    pub(super) unreachable: Exact,
+    pub(super) beside: Beside,
+    /// Fingerprint → equal embeddings in the graph, as far as this process has seen them.
+    copies: Mutex<HashMap<u64, u8>>,
 }
 
 impl Generation {
+    /// Nothing yet.
     pub(super) fn new(config: IndexConfig) -> Result<Self, IndexError> {
-        Ok(Self {
-            unreachable: Exact::new(config.dimension),
-            graph: Hnsw::new(config)?,
-            tombstones: Tombstones::default(),
-        })
+        let dimension = config.dimension;
+        Ok(Self::over(Hnsw::new(config)?, dimension))
     }
 
-    /// Adds to the graph, and makes sure that each can be found.
+    /// Out of a checkpoint's parts. What lies beside already may not enter the graph through its copies either.
+    pub(super) fn restore(config: IndexConfig, graph: &[u8], beside: &[(u64, Vec<f32>)]) -> Result<Self, IndexError> {
+        let dimension = config.dimension;
+        let restored = Self::over(Hnsw::restore(config, graph)?, dimension);
+        for (key, embedding) in beside {
+            super::check(embedding, dimension).map_err(|why| IndexError::Checkpoint(why.to_string()))?;
+            restored.beside.add(&[(*key, embedding)]);
+            restored.copies.lock().insert(fingerprint(embedding), COPIES);
+        }
+        Ok(restored)
+    }
+
+    fn over(graph: Hnsw, dimension: usize) -> Self {
+        Self { graph, tombstones: Tombstones::default(), beside: Beside::new(dimension), copies: Mutex::default() }
+    }
+
+    /// Takes embeddings in, so that each can be found when this returns. What is here already stays as it is.
     pub(super) fn absorb(&self, items: &[(u64, &[f32])]) -> Result<(), IndexError> {
-        self.graph.add(items)?;
-        self.unreachable.add(&self.graph.unfound(items)?)
+        let new = items.iter().copied().filter(|(key, _)| !self.contains(*key));
+        let (first, surplus): (Vec<_>, Vec<_>) = new.partition(|(_, embedding)| self.counts_as_first(embedding));
+        self.beside.add(&surplus);
+        self.graph.add(&first)?;
+        // Those too that an earlier attempt added and then failed to look for.
+        let unproved: Vec<_> = items.iter().copied().filter(|(key, _)| !self.beside.contains(*key)).collect();
+        self.beside.add(&self.graph.unfound(&unproved)?);
+        Ok(())
     }
 
-    /// The best `k` that live.
+    /// How many of `items` the graph holds but no longer finds; they lie beside it from now on.
+    pub(super) fn audit(&self, items: &[(u64, &[f32])]) -> Result<usize, IndexError> {
+        let held = |key: &u64| self.graph.contains(*key) && !self.beside.contains(*key);
+        let held: Vec<_> = items.iter().copied().filter(|(key, _)| held(key)).collect();
+        let lost = self.graph.unfound(&held)?;
+        self.beside.add(&lost);
+        Ok(lost.len())
+    }
+
+    fn counts_as_first(&self, embedding: &[f32]) -> bool {
+        let mut copies = self.copies.lock();
+        let count = copies.entry(fingerprint(embedding)).or_default();
+        *count = (*count + 1).min(COPIES + 1);
+        *count <= COPIES
+    }
+
+    /// The best `k` that live, of the graph and of what is beside it.
     pub(super) fn search(&self, query: &[f32], k: usize) -> Result<Vec<Candidate>, IndexError> {
         let lives = |key| !self.tombstones.contains(key);
         // Asking for every embedding costs: only when there is something to ask for.
         let allow: Option<Allow<'_>> = if self.tombstones.is_empty() { None } else { Some(&lives) };
-        let mut hits = self.graph.search(query, k, allow)?;
-        hits.extend(self.unreachable.search(query, k, allow)?);
+        let mut hits = self.beside.search(query, k, allow);
+        hits.extend(self.graph.search(query, k, allow)?);
         Ok(hits)
     }
 
-    /// Embeddings in the graph that live; exact once tombstones are pruned.
-    pub(super) fn live(&self) -> usize {
-        self.graph.len().saturating_sub(self.tombstones.len())
+    /// Keys held, with those that have tombstones.
+    pub(super) fn held(&self) -> usize {
+        let only_beside = self.beside.keys().into_iter().filter(|key| !self.graph.contains(*key)).count();
+        self.graph.len() + only_beside
     }
 
-    /// Forgets tombstones of what the graph does not hold.
+    fn contains(&self, key: u64) -> bool {
+        self.graph.contains(key) || self.beside.contains(key)
+    }
+
+    /// Forgets tombstones of what is not held.
     pub(super) fn prune_tombstones(&self) {
-        self.tombstones.retain(|key| self.graph.contains(key));
+        self.tombstones.retain(|key| self.contains(key));
+    }
+
+    /// Memory held, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let copies = self.copies.lock().capacity() * size_of::<(u64, u8)>();
+        self.graph.memory_bytes() + self.beside.memory_bytes() + copies
     }
 }

@@ -13,14 +13,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::generation::Generation;
 use super::tail::Tail;
-use super::{Candidate, Hnsw, IndexConfig, IndexError, VectorIndex, check, checkpoint};
+use super::{Candidate, IndexConfig, IndexError, VectorIndex, check, checkpoint};
 
 /// Tombstones per embedding in the graph from which a rebuild pays: searches wade through them, and recall suffers.
 const REBUILD_FRACTION: f64 = 0.25;
 /// Below so many tombstones a rebuild is not worth the name.
 const REBUILD_AT_LEAST: usize = 64;
-/// Embeddings that a rebuild adds at once.
-const REBUILD_CHUNK: usize = 256;
+/// Embeddings that a rebuild adds, or an audit looks at, at once.
+const CHUNK: usize = 256;
 
 /// The graph for a checkpoint, and what it holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,8 +42,8 @@ pub struct IndexStats {
     pub tail: usize,
     /// Removed keys that the graph still holds.
     pub tombstones: usize,
-    /// Embeddings in the graph that its searches do not find, and that are searched exactly.
-    pub unreachable: usize,
+    /// Of `graph`, those that are searched exactly beside it: unreachable in it, or too many equal ones.
+    pub beside: usize,
     /// Every live key up to here is in the graph; 0 when nothing is.
     pub watermark: u64,
     /// Memory held, in bytes.
@@ -82,10 +82,7 @@ impl LiveIndex {
         tombstones: impl IntoIterator<Item = u64>,
     ) -> Result<Self, IndexError> {
         let parts = checkpoint::read(graph, config.dimension)?;
-        let generation =
-            Generation { graph: Hnsw::restore(config.clone(), parts.graph)?, ..Generation::new(config.clone())? };
-        let unreachable: Vec<_> = parts.unreachable.iter().map(|(key, row)| (*key, row.as_slice())).collect();
-        generation.unreachable.add(&unreachable).map_err(|why| IndexError::Checkpoint(why.to_string()))?;
+        let generation = Generation::restore(config.clone(), parts.graph, &parts.beside)?;
         tombstones.into_iter().for_each(|key| generation.tombstones.insert(key));
         generation.prune_tombstones();
         Ok(Self::over(config, generation, watermark))
@@ -172,9 +169,9 @@ impl LiveIndex {
     pub fn export(&self) -> Result<Export, IndexError> {
         let _worker = self.worker.lock();
         let generation = self.generations.read().current.clone();
-        let (graph, unreachable) = (generation.graph.export()?, generation.unreachable.items());
-        let bytes = checkpoint::write(self.config.dimension, &unreachable, &graph);
-        Ok(Export { bytes, watermark: self.watermark.load(Ordering::Acquire), count: generation.graph.len() })
+        let (graph, beside) = (generation.graph.export()?, generation.beside.items());
+        let bytes = checkpoint::write(self.config.dimension, &beside, &graph);
+        Ok(Export { bytes, watermark: self.watermark.load(Ordering::Acquire), count: generation.held() })
     }
 
     /// Whether so much of the graph was removed that building it anew pays.
@@ -186,8 +183,10 @@ impl LiveIndex {
 
     /// Builds the graph anew and swaps it in. Everything else goes on meanwhile.
     ///
-    /// `records` must yield every record that lives and whose key is up to the watermark that [`LiveIndex::stats`]
-    /// gave when they began to be read; later ones do not hurt. Should some be missing, the old graph stays.
+    /// `records` must yield every live record as of its first `next`, which comes after this call: what is drained
+    /// later reaches the new graph by itself, and what is still in the tail is skipped. (Records that were collected
+    /// before the call do, too, as long as nobody drained in between.) Removed ones among them do no harm. Should any
+    /// be missing, the old graph stays and [`IndexError::Incomplete`] says so.
     pub fn rebuild(&self, records: impl Iterator<Item = (u64, Vec<f32>)>) -> Result<(), IndexError> {
         let building = self.begin_rebuild()?;
         let built = self.fill(&building, records);
@@ -197,12 +196,30 @@ impl LiveIndex {
         built?;
         generations.current.prune_tombstones();
         building.prune_tombstones();
-        let (rebuilt, live) = (building.live(), generations.current.live());
+        let (rebuilt, live) = (live(&building), live(&generations.current));
         if rebuilt < live {
             return Err(IndexError::Incomplete { rebuilt, live });
         }
         generations.current = building;
         Ok(())
+    }
+
+    /// Looks whether the graph still finds each of `records`, and searches those that it lost exactly from now on; says
+    /// how many those were. Later inserts relink the graph and can cut an old embedding off, rarely; a rebuild heals
+    /// it for good. For a background thread, now and then.
+    pub fn audit(&self, records: impl Iterator<Item = (u64, Vec<f32>)>) -> Result<usize, IndexError> {
+        let (mut records, mut lost) = (records, 0);
+        loop {
+            let chunk: Vec<_> = records.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                return Ok(lost);
+            }
+            // No swap meanwhile: what is not in this graph must not enter beside it, it may have been removed.
+            let _worker = self.worker.lock();
+            let current = self.generations.read().current.clone();
+            let items: Vec<(u64, &[f32])> = chunk.iter().map(|(key, row)| (*key, row.as_slice())).collect();
+            lost += current.audit(&items)?;
+        }
     }
 
     /// From here on, drains and removes reach the new graph as well.
@@ -225,7 +242,7 @@ impl LiveIndex {
         let mut records = records
             .filter(|(key, _)| *key <= self.watermark.load(Ordering::Acquire) && !building.tombstones.contains(*key));
         loop {
-            let chunk: Vec<_> = records.by_ref().take(REBUILD_CHUNK).collect();
+            let chunk: Vec<_> = records.by_ref().take(CHUNK).collect();
             if chunk.is_empty() {
                 return Ok(());
             }
@@ -249,14 +266,22 @@ impl LiveIndex {
             let generations = self.generations.read();
             (generations.current.clone(), generations.building.clone())
         };
-        let bytes = |g: &Generation| g.graph.memory_bytes() + g.unreachable.memory_bytes();
         IndexStats {
-            graph: current.graph.len(),
+            graph: current.held(),
             tail,
             tombstones: current.tombstones.len(),
-            unreachable: current.unreachable.len(),
+            beside: current.beside.len(),
             watermark: self.watermark.load(Ordering::Acquire),
-            memory_bytes: tail_bytes + bytes(&current) + building.as_deref().map_or(0, bytes),
+            memory_bytes: tail_bytes + current.memory_bytes() + building.map_or(0, |building| building.memory_bytes()),
         }
     }
 }
+
+/// What a generation holds and may be seen; exact once its tombstones are pruned.
+fn live(generation: &Generation) -> usize {
+    generation.held().saturating_sub(generation.tombstones.len())
+}
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

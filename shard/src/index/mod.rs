@@ -5,6 +5,7 @@
 //!
 //! Keys ascend as records are written and never repeat; 0 is no key, so that it can mean "nothing yet".
 
+mod beside;
 mod checkpoint;
 mod dot;
 mod exact;

@@ -1,6 +1,6 @@
 //! Everything at once against one index, with the invariants checked all the while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ const DIMENSION: usize = 24;
 /// A record in the model: whether it may, must or must not be found.
 struct Model {
     vectors: Vec<Vec<f32>>,
+    /// What the store holds: written before the index hears of it.
+    stored: RwLock<BTreeSet<u64>>,
     /// Inserted and not removed. An entry leaves before `remove` is called, so that what is here must be found.
     live: RwLock<BTreeMap<u64, usize>>,
     /// `remove` has returned.
@@ -64,12 +66,14 @@ fn search_and_check(index: &LiveIndex, model: &Model, rng: &mut SmallRng) {
 fn write(index: &LiveIndex, model: &Model, rng: &mut SmallRng) {
     for i in 0..model.vectors.len() {
         let key = Model::key(i);
+        model.stored.write().insert(key);
         index.insert(key, &model.vectors[i]);
         model.live.write().insert(key, i);
         if rng.random_bool(0.35)
             && let Some(victim) = model.any_live(rng)
         {
             model.live.write().remove(&victim);
+            model.stored.write().remove(&victim);
             index.remove(victim);
             let mut removed = model.removed.lock();
             let at = removed.partition_point(|key| *key < victim);
@@ -83,10 +87,11 @@ fn write(index: &LiveIndex, model: &Model, rng: &mut SmallRng) {
 
 /// Drains, exports and restores, rebuilds: what the background worker does.
 fn work(index: &LiveIndex, model: &Model, rng: &mut SmallRng, writing: &AtomicBool) -> (usize, usize) {
-    let (mut exports, mut rebuilds) = (0, 0);
+    let (mut exports, mut rebuilds, mut drains) = (0, 0, 0);
     while writing.load(Ordering::SeqCst) || index.stats().tail > 0 {
         index.drain(rng.random_range(1..600)).unwrap();
-        if rng.random_bool(0.15) {
+        drains += 1;
+        if drains % 5 == 0 {
             let export = index.export().unwrap();
             let gone = model.removed.lock().clone();
             let back = LiveIndex::restore(IndexConfig::new(DIMENSION), &export.bytes, export.watermark, gone).unwrap();
@@ -107,8 +112,8 @@ fn work(index: &LiveIndex, model: &Model, rng: &mut SmallRng, writing: &AtomicBo
 }
 
 fn rebuild(index: &LiveIndex, model: &Model) {
-    let watermark = index.stats().watermark;
-    let records: Vec<u64> = model.live.read().range(..=watermark).map(|(key, _)| *key).collect();
+    // Read when asked for first, as a scan of the store is.
+    let records = std::iter::once_with(|| model.stored.read().clone()).flatten();
     std::thread::scope(|scope| {
         // Draining goes on beside it.
         scope.spawn(|| {
@@ -116,7 +121,7 @@ fn rebuild(index: &LiveIndex, model: &Model) {
                 index.drain(50).unwrap();
             }
         });
-        index.rebuild(records.into_iter().map(|key| (key, model.vector(key).to_vec()))).unwrap();
+        index.rebuild(records.map(|key| (key, model.vector(key).to_vec()))).unwrap();
     });
 }
 
@@ -125,6 +130,7 @@ fn run(seed: u64, count: usize) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let model = Model {
         vectors: clustered(&mut rng, count, DIMENSION, 40),
+        stored: RwLock::default(),
         live: RwLock::default(),
         removed: Mutex::default(),
     };
