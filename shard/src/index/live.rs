@@ -19,6 +19,8 @@ use super::{Candidate, IndexConfig, IndexError, VectorIndex, check, checkpoint};
 const REBUILD_FRACTION: f64 = 0.25;
 /// Below so many tombstones a rebuild is not worth the name.
 const REBUILD_AT_LEAST: usize = 64;
+/// How often a search looks again when images are replaced and the tail is drained under it.
+const LOOKS: usize = 4;
 /// Embeddings that a rebuild adds, or an audit looks at, at once.
 const CHUNK: usize = 256;
 
@@ -62,6 +64,9 @@ pub struct LiveIndex {
     tail: RwLock<Tail>,
     generations: RwLock<Generations>,
     watermark: AtomicU64,
+    /// Counted so that a search notices those that came while it searched.
+    removals: AtomicU64,
+    drains: AtomicU64,
     /// Whoever adds to the graph, exports or swaps it: one at a time.
     worker: Mutex<()>,
 }
@@ -93,6 +98,8 @@ impl LiveIndex {
             tail: RwLock::new(Tail::new(config.dimension, watermark)),
             generations: RwLock::new(Generations { current: Arc::new(generation), building: None }),
             watermark: AtomicU64::new(watermark),
+            removals: AtomicU64::new(0),
+            drains: AtomicU64::new(0),
             worker: Mutex::new(()),
             config,
         }
@@ -109,6 +116,7 @@ impl LiveIndex {
 
     /// Makes `key` unfindable. Unknown keys are no matter. Never waits for the graph.
     pub fn remove(&self, key: u64) {
+        self.removals.fetch_add(1, Ordering::AcqRel);
         if self.tail.write().remove(key) {
             let generations = self.generations.read();
             generations.current.tombstones.insert(key);
@@ -126,12 +134,27 @@ impl LiveIndex {
             return Ok(Vec::new());
         }
         let wanted = k.saturating_add((k / 4).clamp(8, 64));
-        let mut best = TopK::new(wanted);
-        // The tail first: what leaves it meanwhile is in the graph already.
-        let segments = self.tail.read().begin_search(query, &mut best);
-        segments.iter().for_each(|segment| segment.scan(query, &mut best));
-        let mut hits = best.into_sorted();
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            let (removals, drains) = (self.removals.load(Ordering::Acquire), self.drains.load(Ordering::Acquire));
+            let mut hits = self.look(query, wanted)?;
+            if self.removals.load(Ordering::Acquire) == removals {
+                return Ok(hits);
+            }
+            // An image was replaced meanwhile, perhaps: its old embedding was passed over. Its new one was in the tail
+            // before that, and is there still unless a drain moved it.
+            self.look_at_tail(query, wanted, &mut hits);
+            if self.drains.load(Ordering::Acquire) == drains || looks == LOOKS {
+                return Ok(hits);
+            }
+        }
+    }
 
+    fn look(&self, query: &[f32], wanted: usize) -> Result<Vec<Candidate>, IndexError> {
+        // The tail first: what leaves it meanwhile is in the graph already.
+        let mut hits = Vec::new();
+        self.look_at_tail(query, wanted, &mut hits);
         let generation = self.generations.read().current.clone();
         let mut seen: HashSet<u64> = hits.iter().map(|hit| hit.key).collect();
         // Exact scores before approximate ones of the same key.
@@ -143,6 +166,17 @@ impl LiveIndex {
         hits.sort_by(|a, b| rank(a.score, &a.key, b.score, &b.key));
         hits.truncate(wanted);
         Ok(hits)
+    }
+
+    /// Adds the tail's best to `hits`, and keeps the `wanted` best of all.
+    fn look_at_tail(&self, query: &[f32], wanted: usize, hits: &mut Vec<Candidate>) {
+        let mut best = TopK::new(wanted);
+        let segments = self.tail.read().begin_search(query, &mut best);
+        segments.iter().for_each(|segment| segment.scan(query, &mut best));
+        let known: HashSet<u64> = hits.iter().map(|hit| hit.key).collect();
+        hits.extend(best.into_sorted().into_iter().filter(|hit| !known.contains(&hit.key)));
+        hits.sort_by(|a, b| rank(a.score, &a.key, b.score, &b.key));
+        hits.truncate(wanted);
     }
 
     /// Moves up to `max` of the oldest embeddings of the tail into the graph, and says how many. For a background
@@ -161,6 +195,7 @@ impl LiveIndex {
             building.absorb(&items)?;
         }
         self.watermark.fetch_max(last, Ordering::AcqRel);
+        self.drains.fetch_add(1, Ordering::AcqRel);
         self.tail.write().forget_all(chunk.iter().map(|(key, _)| *key));
         Ok(chunk.len())
     }
