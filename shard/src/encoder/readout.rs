@@ -57,11 +57,13 @@ impl Readout {
 
     /// One vector per picture, or what does not fit. `numbers` has the given `shape`, row-major.
     pub(super) fn read(&self, shape: &[i64], numbers: &[f32], batch: usize) -> Result<Vec<Vec<f32>>, String> {
-        let sides: Option<Vec<usize>> = shape.iter().map(|&n| usize::try_from(n).ok().filter(|&n| n > 0)).collect();
         let unexpected = || format!("output {} has shape {shape:?} for a batch of {batch}", self.output);
-        let sides = sides.filter(|s| s[..1] == [batch] && s.iter().product::<usize>() == numbers.len());
-        let per_picture = numbers.chunks_exact(numbers.len() / batch.max(1));
-        match (self.pooling, sides.ok_or_else(unexpected)?.as_slice()) {
+        let sides: Option<Vec<usize>> = shape.iter().map(|&n| usize::try_from(n).ok().filter(|&n| n > 0)).collect();
+        let sides = sides.filter(|s| s.first() == Some(&batch) && s.iter().product::<usize>() == numbers.len());
+        let sides = sides.ok_or_else(unexpected)?;
+        // No side is zero, so neither is this.
+        let per_picture = numbers.chunks_exact(numbers.len() / batch);
+        match (self.pooling, sides.as_slice()) {
             (Pooling::None, [_, _]) => Ok(per_picture.map(<[f32]>::to_vec).collect()),
             (Pooling::FirstToken, &[_, _, d]) => Ok(per_picture.map(|tokens| tokens[..d].to_vec()).collect()),
             (Pooling::MeanPlane, &[_, _, height, width]) => {

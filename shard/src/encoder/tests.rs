@@ -55,7 +55,7 @@ fn the_space_has_its_name_for_good() {
     assert_eq!((info.space_id.as_str(), info.dimension, info.device.as_str()), (SPACE, 1280, "cpu"));
 }
 
-const SPACE: &str = "omma-enc-0000000000000000";
+const SPACE: &str = "omma-enc-9659a17eb865ecac";
 
 #[test]
 fn a_model_directory_gives_the_same_space() {
