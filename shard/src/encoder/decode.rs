@@ -18,6 +18,9 @@ use super::sniff::{Format, sniff};
 /// What a decoder may need beside its pixels: tables, rows, metadata.
 const WORKING_MEMORY: u64 = 64 << 20;
 
+/// Longest side: what a resize needs for its filter grows with it.
+const MAX_SIDE: u32 = 1 << 17;
+
 /// The most that is accepted of one picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PictureLimits {
@@ -41,6 +44,7 @@ impl PictureLimits {
         match u64::from(width) * u64::from(height) {
             0 => Err(damaged(format, format!("it says that it has {width} x {height} pixels"))),
             n if n > self.pixels => Err(PictureError::TooManyPixels { width, height, limit: self.pixels }),
+            _ if width.max(height) > MAX_SIDE => Err(PictureError::TooLong { width, height, limit: MAX_SIDE }),
             _ => Ok(()),
         }
     }

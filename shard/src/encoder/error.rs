@@ -30,6 +30,16 @@ pub enum PictureError {
         /// Allowed.
         limit: u64,
     },
+    /// Longer than any camera or scanner makes them.
+    #[error("the picture says that it is {width} x {height}; no side may be longer than {limit} pixels")]
+    TooLong {
+        /// From the header.
+        width: u32,
+        /// From the header.
+        height: u32,
+        /// Allowed.
+        limit: u32,
+    },
     /// Decoding would need more memory than a picture of the allowed size does.
     #[error("the {format} picture needs more memory to decode than is allowed")]
     TooMuchMemory {
@@ -106,6 +116,7 @@ impl From<EncoderError> for ApiError {
                 PictureError::Unsupported { .. } => Reason::UnsupportedPicture,
                 PictureError::TooManyBytes { .. }
                 | PictureError::TooManyPixels { .. }
+                | PictureError::TooLong { .. }
                 | PictureError::TooMuchMemory { .. } => Reason::PictureTooLarge,
             },
             EncoderError::Overloaded => Reason::Overloaded,

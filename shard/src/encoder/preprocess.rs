@@ -11,6 +11,11 @@ use image::RgbImage;
 /// Buffers of a resizer that are larger than this are given back after use.
 const KEPT_BUFFER_BYTES: usize = 8 << 20;
 
+/// Lanczos's, in pixels of the smaller side of a resize.
+const LARGEST_SUPPORT: f64 = 3.0;
+/// Most pixels between the two passes of a resize.
+const MAX_BETWEEN_PIXELS: u64 = 32_000_000;
+
 /// How the size is brought to the model's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resize {
@@ -76,6 +81,14 @@ impl Axis {
         let length = (f64::from(visible) * scale).min(f64::from(source) - start);
         Self { start, length, offset, visible }
     }
+
+    /// How many source lines the filter may touch, and the first of them.
+    fn reach(&self, source: u32) -> (u32, u32) {
+        let radius = LARGEST_SUPPORT * (self.length / f64::from(self.visible)).max(1.0) + 1.0;
+        let first = (self.start - radius).floor().max(0.0) as u32;
+        let end = ((self.start + self.length + radius).ceil() as u32).min(source);
+        (end - first, first)
+    }
 }
 
 impl Preprocessing {
@@ -129,16 +142,33 @@ impl Preprocessing {
         let (resized_width, resized_height) = self.resized(picture.width(), picture.height());
         let x = Axis::new(picture.width(), resized_width, width);
         let y = Axis::new(picture.height(), resized_height, height);
-        let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
-            .map_err(|e| e.to_string())?;
-        let mut part = Image::new(x.visible, y.visible, PixelType::U8x3);
-        let options =
-            ResizeOptions::new().resize_alg(self.filter.algorithm()).crop(x.start, y.start, x.length, y.length);
-        resizer.resize(&source, &mut part, &options).map_err(|e| e.to_string())?;
+        let part = self.resample(picture, x, y, resizer)?;
         if resizer.size_of_internal_buffers() > KEPT_BUFFER_BYTES {
             resizer.reset_internal_buffers();
         }
         Ok(self.numbers(part.buffer(), x, y, (width as usize, height as usize)))
+    }
+
+    /// The visible part: first along x, then along y, as Pillow does it. The order shows, because a filter's overshoot
+    /// is cut off at 0 and 255 after each pass.
+    fn resample(&self, picture: &RgbImage, x: Axis, y: Axis, resizer: &mut Resizer) -> Result<Image<'static>, String> {
+        let (rows, below) = y.reach(picture.height());
+        let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
+            .map_err(|e| e.to_string())?;
+        let options = ResizeOptions::new().resize_alg(self.filter.algorithm());
+        let mut part = Image::new(x.visible, y.visible, PixelType::U8x3);
+        if self.filter == Filter::Nearest || u64::from(x.visible) * u64::from(rows) > MAX_BETWEEN_PIXELS {
+            // In one step, which is the other order where there is one.
+            let whole = options.crop(x.start, y.start, x.length, y.length);
+            resizer.resize(&source, &mut part, &whole).map_err(|e| e.to_string())?;
+            return Ok(part);
+        }
+        let mut between = Image::new(x.visible, rows, PixelType::U8x3);
+        let along_x = options.crop(x.start, below.into(), x.length, rows.into());
+        resizer.resize(&source, &mut between, &along_x).map_err(|e| e.to_string())?;
+        let along_y = options.crop(0.0, y.start - f64::from(below), x.visible.into(), y.length);
+        resizer.resize(&between, &mut part, &along_y).map_err(|e| e.to_string())?;
+        Ok(part)
     }
 
     /// Pixels `part`, placed by `x` and `y`, as planes of `size`.
