@@ -1,1 +1,197 @@
 //! Turns pictures into embeddings.
+//!
+//! `decode` (bytes to pixels) → `preprocess` (pixels to a model's input) → `session` (ONNX Runtime), run by the threads
+//! of `batch`. Which numbers come out is decided by `model` and its preprocessing; their vector space is named by
+//! [`EncoderInfo::space_id`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use omma_common::deadline::Deadline;
+use omma_common::limits::{DEFAULT_MAX_PICTURE_BYTES, DEFAULT_MAX_PICTURE_PIXELS};
+
+mod batch;
+mod decode;
+mod device;
+mod error;
+mod model;
+mod preprocess;
+mod preprocessor_config;
+mod queue;
+mod readout;
+mod runtime;
+mod session;
+mod sniff;
+
+pub use batch::{Encoded, EncoderCounters};
+pub use device::{Device, InvalidDevice};
+pub use error::{EncoderError, PictureError};
+pub use model::{ModelError, ModelSource};
+pub use runtime::{RuntimeError, Tried};
+
+use batch::{Infer, Pipeline, PipelineConfig};
+use decode::PictureLimits;
+use model::Model;
+use session::PictureSession;
+
+/// Pictures per run on a GPU. On a CPU it is one: larger batches need more memory and save no time there.
+const CUDA_BATCH: usize = 32;
+/// How long a GPU's worker waits for a batch to fill.
+const CUDA_GATHER: Duration = Duration::from_millis(1);
+
+/// How an encoder is set up.
+#[derive(Debug, Clone)]
+pub struct EncoderConfig {
+    /// The model. Default: the built-in one.
+    pub model: ModelSource,
+    /// Where it runs. Default: a GPU if there is one that can be used.
+    pub device: Device,
+    /// ONNX Runtime's shared library. Default: looked for, see [`RuntimeError::NotFound`].
+    pub runtime_library: Option<PathBuf>,
+    /// Largest encoded picture, in bytes.
+    pub max_picture_bytes: usize,
+    /// Largest picture, in pixels.
+    pub max_picture_pixels: u64,
+    /// Threads that decode. 0: as many as there are cores.
+    pub decode_threads: usize,
+    /// Sessions that run at once, each on a thread of its own. 0: one per core on a CPU, one on a GPU.
+    pub workers: usize,
+    /// Most pictures of one run. 0: 1 on a CPU, 32 on a GPU.
+    pub max_batch: usize,
+    /// Pictures that may be waiting or worked on at once; more are refused.
+    pub queue: usize,
+}
+
+impl Default for EncoderConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelSource::BuiltIn,
+            device: Device::Auto,
+            runtime_library: None,
+            max_picture_bytes: DEFAULT_MAX_PICTURE_BYTES,
+            max_picture_pixels: DEFAULT_MAX_PICTURE_PIXELS,
+            decode_threads: 0,
+            workers: 0,
+            max_batch: 0,
+            queue: 256,
+        }
+    }
+}
+
+/// What an encoder is, for people and for the vector space check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncoderInfo {
+    /// The model's name.
+    pub model: String,
+    /// The vector space: digest of model, preprocessing, way of reading the output, dimension.
+    pub space_id: String,
+    /// Of its embeddings.
+    pub dimension: u32,
+    /// In use: `cpu` or `cuda:N`.
+    pub device: String,
+    /// The file of the ONNX Runtime library in use.
+    pub runtime: String,
+}
+
+/// A running encoder. Clones are the same encoder; its threads end when the last clone is dropped.
+#[derive(Clone)]
+pub struct Encoder(Arc<Inner>);
+
+struct Inner {
+    info: EncoderInfo,
+    pipeline: Pipeline,
+}
+
+impl Encoder {
+    /// Loads library and model, tries the model once, starts the threads. Blocks, for a second or so.
+    pub fn start(config: EncoderConfig) -> Result<Self, EncoderError> {
+        let model = Model::read(&config.model)?;
+        let runtime = runtime::load(config.runtime_library.as_deref())?;
+        let (mut first, device) = open_first(&runtime, &model, config.device)?;
+        let dimension = first.probe(&model)?;
+        let space_id = model.space_id(&first.readout().canonical(), dimension);
+        let (on_gpu, cores) = (device != Device::Cpu, std::thread::available_parallelism().map_or(1, usize::from));
+        let or = |given: usize, automatic: usize| if given == 0 { automatic } else { given };
+        let max_batch = match first.fixed_batch() {
+            Some(1) => 1,
+            Some(n) => {
+                let problem = format!("it only takes batches of {n}; export it with a dynamic batch dimension");
+                return Err(ModelError::Graph { model: model.name, problem }.into());
+            }
+            None => or(config.max_batch, if on_gpu { CUDA_BATCH } else { 1 }),
+        };
+        let mut workers: Vec<Box<dyn Infer>> = vec![Box::new(first)];
+        for _ in 1..or(config.workers, if on_gpu { 1 } else { cores }) {
+            workers.push(Box::new(PictureSession::open(&runtime, &model, device)?));
+        }
+        let pipeline = PipelineConfig {
+            limits: PictureLimits { bytes: config.max_picture_bytes, pixels: config.max_picture_pixels },
+            preprocessing: model.preprocessing,
+            dimension: dimension as usize,
+            decode_threads: or(config.decode_threads, cores),
+            max_batch,
+            gather: if on_gpu { CUDA_GATHER } else { Duration::ZERO },
+            queue: config.queue,
+        };
+        let info = EncoderInfo {
+            model: model.name,
+            space_id,
+            dimension,
+            device: device.to_string(),
+            runtime: runtime.path.display().to_string(),
+        };
+        tracing::info!(
+            model = info.model,
+            space = info.space_id,
+            device = info.device,
+            runtime = info.runtime,
+            "encoder"
+        );
+        Ok(Self(Arc::new(Inner { info, pipeline: Pipeline::start(pipeline, workers)? })))
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &EncoderInfo {
+        &self.0.info
+    }
+
+    /// What it did so far.
+    pub fn counters(&self) -> EncoderCounters {
+        self.0.pipeline.counters()
+    }
+
+    /// The embedding of `picture`, whose format is told from its bytes. Dropping the future gives the work up.
+    ///
+    /// # Errors
+    /// [`EncoderError::Picture`] if the picture is at fault; [`EncoderError::Overloaded`], at once, if too many wait;
+    /// [`EncoderError::DeadlineExceeded`] when `deadline` passes.
+    pub async fn encode(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
+        self.0.pipeline.encode(picture, deadline).await
+    }
+}
+
+/// The first session, and the device that it is on.
+fn open_first(
+    runtime: &runtime::Runtime,
+    model: &Model,
+    device: Device,
+) -> Result<(PictureSession, Device), EncoderError> {
+    if device != Device::Auto {
+        return Ok((PictureSession::open(runtime, model, device)?, device));
+    }
+    match PictureSession::open(runtime, model, Device::Cuda(0)) {
+        Ok(session) => Ok((session, Device::Cuda(0))),
+        Err(EncoderError::Device { problem, .. }) => {
+            tracing::debug!(problem, "no GPU: the model runs on the CPU");
+            Ok((PictureSession::open(runtime, model, Device::Cpu)?, Device::Cpu))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+#[cfg(test)]
+mod malformed_tests;
+#[cfg(test)]
+mod tests;

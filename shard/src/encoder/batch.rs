@@ -1,0 +1,264 @@
+//! From bytes to vectors through two pools of threads: decoding, then inference in micro-batches across requests.
+//!
+//! A picture that waits holds a slot (how many may be in the encoder at once) and, until it is decoded, a share of the
+//! bytes that may wait. Both are taken without waiting: when there is none, the caller is told at once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fast_image_resize::Resizer;
+use omma_common::deadline::Deadline;
+use omma_common::vector::normalise;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::decode::{PictureLimits, decode};
+use super::error::{EncoderError, PictureError};
+use super::preprocess::Preprocessing;
+use super::queue::Queue;
+
+/// Undecoded bytes that may wait, in pictures of the largest size.
+const WAITING_LARGEST_PICTURES: usize = 16;
+/// Unit of the semaphore that counts bytes: its permits are 32 bits.
+const BYTES_PER_PERMIT: usize = 1024;
+
+/// What runs a batch. The real one is a session; tests have others.
+pub(super) trait Infer: Send {
+    /// `pictures` holds `batch` pictures one after the other; returns one vector for each.
+    fn run(&mut self, pictures: &[f32], batch: usize) -> Result<Vec<Vec<f32>>, String>;
+}
+
+/// What becomes of a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoded {
+    /// Unit length, in the model's dimension.
+    pub embedding: Vec<f32>,
+    /// Time of decoding and preprocessing.
+    pub decode: Duration,
+    /// Time of waiting for either.
+    pub queue: Duration,
+    /// Time of the inference of the whole batch that the picture was in.
+    pub inference: Duration,
+}
+
+/// What was done since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EncoderCounters {
+    /// Pictures that went through the model.
+    pub images: u64,
+    /// Runs of the model.
+    pub batches: u64,
+}
+
+/// How a pipeline is built.
+pub(super) struct PipelineConfig {
+    pub limits: PictureLimits,
+    pub preprocessing: Preprocessing,
+    /// Of the vectors that come out.
+    pub dimension: usize,
+    pub decode_threads: usize,
+    pub max_batch: usize,
+    /// How long a worker with less than a full batch waits for more.
+    pub gather: Duration,
+    /// Pictures that may be inside at once.
+    pub queue: usize,
+}
+
+/// The two pools. Dropping it stops the threads; what waits is answered with [`EncoderError::Stopped`].
+pub(super) struct Pipeline {
+    shared: Arc<Shared>,
+    slots: Arc<Semaphore>,
+    waiting_bytes: Arc<Semaphore>,
+}
+
+struct Shared {
+    config: PipelineConfig,
+    to_decode: Queue<Undecoded>,
+    to_infer: Queue<Decoded>,
+    images: AtomicU64,
+    batches: AtomicU64,
+}
+
+/// The caller's side of a picture.
+struct Ticket {
+    answer: oneshot::Sender<Result<Encoded, EncoderError>>,
+    deadline: Deadline,
+    _slot: OwnedSemaphorePermit,
+}
+
+struct Undecoded {
+    picture: Bytes,
+    ticket: Ticket,
+    since: Instant,
+    _bytes: OwnedSemaphorePermit,
+}
+
+struct Decoded {
+    numbers: Vec<f32>,
+    ticket: Ticket,
+    since: Instant,
+    decode: Duration,
+    queue: Duration,
+}
+
+impl Ticket {
+    fn answer(self, result: Result<Encoded, EncoderError>) {
+        // The caller may have gone: then nobody wants to know.
+        let _ = self.answer.send(result);
+    }
+
+    /// The ticket if somebody still waits for it; else it is dropped, with an answer if only the time is over.
+    fn wanted(self) -> Option<Self> {
+        if self.answer.is_closed() {
+            None
+        } else if self.deadline.passed() {
+            self.answer(Err(EncoderError::DeadlineExceeded));
+            None
+        } else {
+            Some(self)
+        }
+    }
+}
+
+impl Pipeline {
+    /// Starts the threads: one per worker, and those that decode.
+    pub(super) fn start(config: PipelineConfig, workers: Vec<Box<dyn Infer>>) -> Result<Self, EncoderError> {
+        let waiting = config.limits.bytes.saturating_mul(WAITING_LARGEST_PICTURES).div_ceil(BYTES_PER_PERMIT);
+        let slots = config.queue.clamp(1, Semaphore::MAX_PERMITS);
+        let decode_threads = config.decode_threads.max(1);
+        let shared = Arc::new(Shared {
+            config,
+            to_decode: Queue::new(),
+            to_infer: Queue::new(),
+            images: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+        });
+        let pipeline = Self {
+            shared: Arc::clone(&shared),
+            slots: Arc::new(Semaphore::new(slots)),
+            waiting_bytes: Arc::new(Semaphore::new(waiting.min(Semaphore::MAX_PERMITS))),
+        };
+        for number in 0..decode_threads {
+            let shared = Arc::clone(&shared);
+            thread(format!("omma-decode-{number}"), move || shared.decode_loop())?;
+        }
+        for (number, worker) in workers.into_iter().enumerate() {
+            let shared = Arc::clone(&shared);
+            thread(format!("omma-infer-{number}"), move || shared.infer_loop(worker))?;
+        }
+        Ok(pipeline)
+    }
+
+    pub(super) fn counters(&self) -> EncoderCounters {
+        EncoderCounters {
+            images: self.shared.images.load(Ordering::Relaxed),
+            batches: self.shared.batches.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) async fn encode(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
+        self.shared.config.limits.check_bytes(&picture)?;
+        if deadline.passed() {
+            return Err(EncoderError::DeadlineExceeded);
+        }
+        let overloaded = |_| EncoderError::Overloaded;
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(overloaded)?;
+        let permits = u32::try_from(picture.len().div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
+        let bytes = Arc::clone(&self.waiting_bytes).try_acquire_many_owned(permits).map_err(overloaded)?;
+        let (answer, answered) = oneshot::channel();
+        let ticket = Ticket { answer, deadline, _slot: slot };
+        self.shared.to_decode.push(Undecoded { picture, ticket, since: Instant::now(), _bytes: bytes });
+        match tokio::time::timeout_at(deadline.instant(), answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(EncoderError::Stopped),
+            Err(_) => Err(EncoderError::DeadlineExceeded),
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.shared.to_decode.close();
+        self.shared.to_infer.close();
+    }
+}
+
+impl Shared {
+    fn decode_loop(&self) {
+        let mut resizer = Resizer::new();
+        while let Some(batch) = self.to_decode.pop(1, Duration::ZERO) {
+            for Undecoded { picture, ticket, since, _bytes } in batch {
+                let Some(ticket) = ticket.wanted() else { continue };
+                let queue = since.elapsed();
+                let start = Instant::now();
+                match self.prepare(&picture, &mut resizer) {
+                    Ok(numbers) => {
+                        let decode = start.elapsed();
+                        self.to_infer.push(Decoded { numbers, ticket, since: Instant::now(), decode, queue });
+                    }
+                    Err(error) => ticket.answer(Err(error.into())),
+                }
+            }
+        }
+    }
+
+    fn prepare(&self, picture: &[u8], resizer: &mut Resizer) -> Result<Vec<f32>, PictureError> {
+        let pixels = decode(picture, &self.config.limits)?;
+        let failed = |reason| PictureError::Damaged { format: "decoded", reason };
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.config.preprocessing.apply(&pixels, resizer)));
+        prepared.unwrap_or_else(|_| Err("the resizer gave up".into())).map_err(|reason| {
+            // A panic may have left the buffers in any state.
+            *resizer = Resizer::new();
+            failed(reason)
+        })
+    }
+
+    fn infer_loop(&self, mut worker: Box<dyn Infer>) {
+        while let Some(batch) = self.to_infer.pop(self.config.max_batch.max(1), self.config.gather) {
+            let wanted: Vec<Decoded> =
+                batch.into_iter().filter_map(|job| Some(Decoded { ticket: job.ticket.wanted()?, ..job })).collect();
+            if !wanted.is_empty() {
+                self.infer(worker.as_mut(), wanted);
+            }
+        }
+    }
+
+    fn infer(&self, worker: &mut dyn Infer, mut batch: Vec<Decoded>) {
+        let start = Instant::now();
+        let joined: Vec<f32> = match batch.as_mut_slice() {
+            [one] => std::mem::take(&mut one.numbers),
+            many => many.iter_mut().flat_map(|job| std::mem::take(&mut job.numbers)).collect(),
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| worker.run(&joined, batch.len())))
+            .unwrap_or_else(|_| Err("the runtime panicked".into()))
+            .and_then(|vectors| match vectors.len() == batch.len() {
+                true => Ok(vectors),
+                false => Err(format!("{} vectors for {} pictures", vectors.len(), batch.len())),
+            });
+        let inference = start.elapsed();
+        let vectors = match result {
+            Ok(vectors) => vectors,
+            Err(problem) => {
+                batch.into_iter().for_each(|job| job.ticket.answer(Err(EncoderError::Inference(problem.clone()))));
+                return;
+            }
+        };
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.images.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        for (job, mut embedding) in batch.into_iter().zip(vectors) {
+            let queue = job.queue + start.saturating_duration_since(job.since);
+            let checked = normalise(&mut embedding, self.config.dimension).map_err(EncoderError::from);
+            job.ticket.answer(checked.map(|()| Encoded { embedding, decode: job.decode, queue, inference }));
+        }
+    }
+}
+
+fn thread(name: String, run: impl FnOnce() + Send + 'static) -> Result<(), EncoderError> {
+    std::thread::Builder::new().name(name).spawn(run).map(drop).map_err(EncoderError::Threads)
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

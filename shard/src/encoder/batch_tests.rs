@@ -1,0 +1,181 @@
+use std::io::Cursor;
+
+use image::{ImageFormat, RgbImage};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use super::super::preprocess::{Filter, Preprocessing};
+use super::*;
+
+/// Answers `[mean of the picture, 1]`, after a pause; remembers the sizes of its batches.
+#[derive(Clone, Default)]
+struct Mean {
+    pause: Duration,
+    batches: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Infer for Mean {
+    fn run(&mut self, pictures: &[f32], batch: usize) -> Result<Vec<Vec<f32>>, String> {
+        std::thread::sleep(self.pause);
+        self.batches.lock().push(batch);
+        let each = pictures.len() / batch;
+        Ok(pictures.chunks_exact(each).map(|p| vec![p.iter().sum::<f32>() / each as f32, 1.0]).collect())
+    }
+}
+
+struct Broken(fn() -> Result<Vec<Vec<f32>>, String>);
+
+impl Infer for Broken {
+    fn run(&mut self, _: &[f32], _: usize) -> Result<Vec<Vec<f32>>, String> {
+        (self.0)()
+    }
+}
+
+fn config() -> PipelineConfig {
+    let resize = Some(super::super::preprocess::Resize::Exact { width: 8, height: 8 });
+    PipelineConfig {
+        limits: PictureLimits { bytes: 100_000, pixels: 100_000 },
+        preprocessing: Preprocessing {
+            resize,
+            filter: Filter::Bicubic,
+            crop: None,
+            factor: 1.0,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        },
+        dimension: 2,
+        decode_threads: 2,
+        max_batch: 4,
+        gather: Duration::ZERO,
+        queue: 64,
+    }
+}
+
+fn pipeline(config: PipelineConfig, workers: Vec<Box<dyn Infer>>) -> Arc<Pipeline> {
+    Arc::new(Pipeline::start(config, workers).unwrap())
+}
+
+fn picture(gray: u8) -> Bytes {
+    let mut out = Cursor::new(Vec::new());
+    RgbImage::from_pixel(10, 10, image::Rgb([gray; 3])).write_to(&mut out, ImageFormat::Png).unwrap();
+    out.into_inner().into()
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(20))
+}
+
+#[tokio::test]
+async fn each_caller_gets_the_vector_of_its_own_picture() {
+    let worker = Mean { pause: Duration::from_millis(3), ..Mean::default() };
+    let batches = Arc::clone(&worker.batches);
+    let pipeline = pipeline(config(), vec![Box::new(worker.clone()), Box::new(worker)]);
+    let mut calls = JoinSet::new();
+    for gray in 1..=50u8 {
+        let pipeline = Arc::clone(&pipeline);
+        calls.spawn(async move {
+            let encoded = pipeline.encode(picture(gray), soon()).await.unwrap();
+            let length = f32::hypot(gray.into(), 1.0);
+            assert!((encoded.embedding[0] - f32::from(gray) / length).abs() < 1e-6, "{gray}: {encoded:?}");
+        });
+    }
+    calls.join_all().await;
+    let batches = batches.lock().clone();
+    assert_eq!(pipeline.counters(), EncoderCounters { images: 50, batches: batches.len() as u64 });
+    // Two workers, 3 ms each: the pictures of different callers must have come together.
+    assert!(batches.iter().any(|&n| n > 1) && batches.iter().all(|&n| n <= 4), "{batches:?}");
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_at_once_and_recovers() {
+    let worker = Mean { pause: Duration::from_millis(200), ..Mean::default() };
+    let pipeline = pipeline(PipelineConfig { queue: 2, max_batch: 1, ..config() }, vec![Box::new(worker)]);
+    let mut calls = JoinSet::new();
+    for _ in 0..2 {
+        let pipeline = Arc::clone(&pipeline);
+        calls.spawn(async move { pipeline.encode(picture(9), soon()).await });
+    }
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let start = Instant::now();
+    assert!(matches!(pipeline.encode(picture(9), soon()).await, Err(EncoderError::Overloaded)));
+    assert!(start.elapsed() < Duration::from_millis(100));
+    assert!(calls.join_all().await.iter().all(Result::is_ok));
+    assert!(pipeline.encode(picture(9), soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn waiting_bytes_are_bounded_too() {
+    let worker = Mean { pause: Duration::from_millis(50), ..Mean::default() };
+    let bytes = picture(1).len();
+    let limits = PictureLimits { bytes, pixels: 1000 };
+    let pipeline = pipeline(PipelineConfig { limits, decode_threads: 1, ..config() }, vec![Box::new(worker)]);
+    // A permit is a kibibyte, and this picture is smaller: 16 of it are at most 16 permits.
+    let held = pipeline.waiting_bytes.available_permits();
+    assert_eq!(held, (16 * bytes).div_ceil(1024));
+    let all = Arc::clone(&pipeline.waiting_bytes).try_acquire_many_owned(held as u32).unwrap();
+    assert!(matches!(pipeline.encode(picture(1), soon()).await, Err(EncoderError::Overloaded)));
+    drop(all);
+    assert!(pipeline.encode(picture(1), soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_not_run() {
+    let worker = Mean { pause: Duration::from_millis(150), ..Mean::default() };
+    let batches = Arc::clone(&worker.batches);
+    let pipeline = pipeline(PipelineConfig { max_batch: 1, ..config() }, vec![Box::new(worker)]);
+    let first = {
+        let pipeline = Arc::clone(&pipeline);
+        tokio::spawn(async move { pipeline.encode(picture(1), soon()).await })
+    };
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    // Both wait behind the first: one runs out of time, the other's caller goes away.
+    let late = pipeline.encode(picture(2), Deadline::after(Duration::from_millis(20))).await;
+    assert!(matches!(late, Err(EncoderError::DeadlineExceeded)));
+    let gone = tokio::time::timeout(Duration::from_millis(20), pipeline.encode(picture(3), soon())).await;
+    assert!(gone.is_err());
+    assert!(first.await.unwrap().is_ok());
+    assert!(pipeline.encode(picture(4), soon()).await.is_ok());
+    assert_eq!(batches.lock().len(), 2, "the first and the last");
+    let passed = Deadline::after(Duration::ZERO);
+    assert!(matches!(pipeline.encode(picture(5), passed).await, Err(EncoderError::DeadlineExceeded)));
+}
+
+#[tokio::test]
+async fn bad_pictures_and_bad_models_cost_one_error() {
+    let pipeline_of = |run| pipeline(config(), vec![Box::new(Broken(run))]);
+    let run = |pipeline: Arc<Pipeline>, bytes: Bytes| async move { pipeline.encode(bytes, soon()).await.unwrap_err() };
+    let good = pipeline(config(), vec![Box::new(Mean::default())]);
+    let error = run(Arc::clone(&good), Bytes::from_static(b"no picture")).await;
+    assert!(matches!(error, EncoderError::Picture(PictureError::UnknownFormat)), "{error}");
+    assert!(good.encode(picture(1), soon()).await.is_ok());
+
+    let nan = run(pipeline_of(|| Ok(vec![vec![f32::NAN, 1.0]])), picture(1)).await;
+    assert!(matches!(nan, EncoderError::Output(_)), "{nan}");
+    let none = run(pipeline_of(|| Ok(vec![])), picture(1)).await;
+    assert!(matches!(none, EncoderError::Inference(_)), "{none}");
+    let panics = pipeline_of(|| panic!("a runtime that panics"));
+    for _ in 0..2 {
+        let error = run(Arc::clone(&panics), picture(1)).await;
+        assert!(matches!(error, EncoderError::Inference(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn stopping_answers_those_who_wait() {
+    let worker = Mean { pause: Duration::from_millis(100), ..Mean::default() };
+    let pipeline = pipeline(PipelineConfig { max_batch: 1, ..config() }, vec![Box::new(worker)]);
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let pipeline = Arc::clone(&pipeline);
+            tokio::spawn(async move { pipeline.encode(picture(1), soon()).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    pipeline.shared.to_decode.close();
+    pipeline.shared.to_infer.close();
+    let mut stopped = 0;
+    for call in calls {
+        stopped += usize::from(matches!(call.await.unwrap(), Err(EncoderError::Stopped)));
+    }
+    assert_eq!(stopped, 2, "all but the one that was running");
+}

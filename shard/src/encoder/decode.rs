@@ -1,0 +1,228 @@
+//! A picture's bytes to RGB pixels, upright.
+//!
+//! Size in bytes and in pixels is checked before any pixel is decoded. Colours come out as Pillow's `convert("RGB")`
+//! has them: alpha is dropped, 16 bits become 8, gray, palette and CMYK become RGB; embedded colour profiles are not
+//! applied. Of an animation, the first frame.
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use image::codecs::{bmp, gif, jpeg, png, tiff, webp};
+use image::error::{ImageError, LimitErrorKind};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, Limits, RgbImage};
+
+use super::error::PictureError;
+use super::sniff::{Format, sniff};
+
+/// What a decoder may need beside its pixels: tables, rows, metadata.
+const WORKING_MEMORY: u64 = 64 << 20;
+
+/// Longest side: what a resize needs for its filter grows with it.
+const MAX_SIDE: u32 = 1 << 17;
+
+/// The most that is accepted of one picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PictureLimits {
+    /// Encoded.
+    pub bytes: usize,
+    /// Width times height, as the header has them.
+    pub pixels: u64,
+}
+
+impl PictureLimits {
+    /// Before anything else looks at the bytes.
+    pub(super) fn check_bytes(&self, picture: &[u8]) -> Result<(), PictureError> {
+        match picture.len() {
+            0 => Err(PictureError::Empty),
+            bytes if bytes > self.bytes => Err(PictureError::TooManyBytes { bytes, limit: self.bytes }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_pixels(&self, format: Format, (width, height): (u32, u32)) -> Result<(), PictureError> {
+        match u64::from(width) * u64::from(height) {
+            0 => Err(damaged(format, format!("it says that it has {width} x {height} pixels"))),
+            n if n > self.pixels => Err(PictureError::TooManyPixels { width, height, limit: self.pixels }),
+            _ if width.max(height) > MAX_SIDE => Err(PictureError::TooLong { width, height, limit: MAX_SIDE }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Four bytes for each allowed pixel, and [`WORKING_MEMORY`].
+    fn memory(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(self.pixels.saturating_mul(4).saturating_add(WORKING_MEMORY));
+        limits
+    }
+}
+
+/// Decodes `picture`, whatever its name was. A panic in a decoder is the picture's fault and costs one error.
+pub(super) fn decode(picture: &[u8], limits: &PictureLimits) -> Result<RgbImage, PictureError> {
+    limits.check_bytes(picture)?;
+    let format = sniff(picture)?;
+    // Unwind safety: what the closure borrows is read only, what it builds is lost in a panic.
+    catch_unwind(AssertUnwindSafe(|| decode_as(format, picture, limits)))
+        .unwrap_or_else(|_| Err(damaged(format, "its decoder gave up".into())))
+}
+
+fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits) -> Result<RgbImage, PictureError> {
+    let reader = Cursor::new(picture);
+    let error = |e| from_image(format, e);
+    match format {
+        Format::Jpeg => {
+            if !jpeg_has_end(picture) {
+                return Err(damaged(format, "it ends before its end marker".into()));
+            }
+            pixels(format, jpeg::JpegDecoder::new(reader).map_err(error)?, limits)
+        }
+        Format::Png => {
+            // Only metadata and rows count against this limit: a bomb in a text or profile chunk is not inflated.
+            let mut small = Limits::no_limits();
+            small.max_alloc = Some(WORKING_MEMORY);
+            pixels(format, png::PngDecoder::with_limits(reader, small).map_err(error)?, limits)
+        }
+        Format::Gif => pixels(format, gif::GifDecoder::new(reader).map_err(error)?, limits),
+        Format::WebP => pixels(format, webp::WebPDecoder::new(reader).map_err(error)?, limits),
+        Format::Bmp => pixels(format, bmp::BmpDecoder::new(reader).map_err(error)?, limits),
+        Format::Tiff => pixels(format, tiff::TiffDecoder::new(reader).map_err(error)?, limits),
+    }
+}
+
+/// The rest, once the header is read.
+fn pixels(format: Format, mut decoder: impl ImageDecoder, limits: &PictureLimits) -> Result<RgbImage, PictureError> {
+    limits.check_pixels(format, decoder.dimensions())?;
+    let error = |e| from_image(format, e);
+    let mut memory = limits.memory();
+    memory.reserve(decoder.total_bytes()).map_err(error)?;
+    decoder.set_limits(memory).map_err(error)?;
+    // A broken orientation is no reason to refuse the picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let image = DynamicImage::from_decoder(decoder).map_err(error)?.into_rgb8();
+    if orientation == Orientation::NoTransforms {
+        return Ok(image);
+    }
+    let mut upright = DynamicImage::ImageRgb8(image);
+    upright.apply_orientation(orientation);
+    Ok(upright.into_rgb8())
+}
+
+/// Whether the file goes on to its end-of-image marker. The decoder is lenient: it fills what is missing with gray,
+/// and a picture that is half gray has wrong neighbours. ITU-T T.81, B.1.1.
+fn jpeg_has_end(picture: &[u8]) -> bool {
+    let mut rest = picture;
+    loop {
+        // Between segments and in entropy-coded data alike: on to the next 0xFF that starts a marker.
+        let Some(at) = rest.iter().position(|&b| b == 0xFF) else { return false };
+        rest = &rest[at + 1..];
+        match rest.first() {
+            None => return false,
+            // Fill byte: the next 0xFF may start the marker.
+            Some(0xFF) => {}
+            // Stuffed zero, TEM, restart markers, start of image: no length follows.
+            Some(0x00 | 0x01 | 0xD0..=0xD8) => rest = &rest[1..],
+            Some(0xD9) => return true,
+            Some(_) => {
+                let Some(&[high, low]) = rest.get(1..3) else { return false };
+                let Some(next) = rest.get(1 + usize::from(u16::from_be_bytes([high, low]))..) else { return false };
+                rest = next;
+            }
+        }
+    }
+}
+
+fn damaged(format: Format, reason: String) -> PictureError {
+    PictureError::Damaged { format: format.name(), reason }
+}
+
+fn from_image(format: Format, error: ImageError) -> PictureError {
+    match error {
+        ImageError::Limits(e) if matches!(e.kind(), LimitErrorKind::InsufficientMemory) => {
+            PictureError::TooMuchMemory { format: format.name() }
+        }
+        ImageError::Unsupported(e) => {
+            PictureError::Unsupported { what: format!("this kind of {} ({})", format.name(), brief(&e)) }
+        }
+        other => damaged(format, brief(&other)),
+    }
+}
+
+/// Decoders may quote what they read: a message must not grow with the picture.
+fn brief(error: &dyn std::fmt::Display) -> String {
+    error.to_string().chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ImageFormat, Rgb};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: PictureLimits = PictureLimits { bytes: 1 << 20, pixels: 10_000 };
+
+    fn sample(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| Rgb([(x * 5) as u8, (y * 7) as u8, 90]))
+    }
+
+    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+        let mut out = Cursor::new(Vec::new());
+        image.into().write_to(&mut out, format).unwrap();
+        out.into_inner()
+    }
+
+    #[test]
+    fn lossless_formats_come_back_exactly() {
+        let image = sample(40, 30);
+        for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
+            assert_eq!(decode(&encoded(image.clone(), format), &LIMITS).unwrap(), image, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn colours_as_pillow_has_them() {
+        let alpha = image::RgbaImage::from_pixel(2, 2, image::Rgba([10, 20, 30, 0]));
+        assert_eq!(decode(&encoded(alpha, ImageFormat::Png), &LIMITS).unwrap().get_pixel(0, 0), &Rgb([10, 20, 30]));
+        let deep = image::ImageBuffer::from_pixel(2, 2, image::Luma([0x8080u16]));
+        let deep = encoded(DynamicImage::ImageLuma16(deep), ImageFormat::Png);
+        assert_eq!(decode(&deep, &LIMITS).unwrap().get_pixel(1, 1), &Rgb([0x80; 3]));
+    }
+
+    #[test]
+    fn limits_come_first() {
+        let png = encoded(sample(101, 100), ImageFormat::Png);
+        assert_eq!(decode(&png, &LIMITS), Err(PictureError::TooManyPixels { width: 101, height: 100, limit: 10_000 }));
+        let small = PictureLimits { bytes: png.len() - 1, ..LIMITS };
+        assert_eq!(decode(&png, &small), Err(PictureError::TooManyBytes { bytes: png.len(), limit: png.len() - 1 }));
+        assert_eq!(decode(b"", &LIMITS), Err(PictureError::Empty));
+    }
+
+    #[test]
+    fn every_truncation_of_a_jpeg_is_an_error() {
+        let jpeg = encoded(sample(64, 48), ImageFormat::Jpeg);
+        assert!(decode(&jpeg, &LIMITS).is_ok());
+        for end in 1..jpeg.len() {
+            assert!(decode(&jpeg[..end], &LIMITS).is_err(), "{end} of {} bytes", jpeg.len());
+        }
+    }
+
+    proptest! {
+        /// Whatever the bytes, an answer and no panic; and what decodes is within the limits.
+        #[test]
+        fn damage_costs_at_most_an_error(
+            format in prop::sample::select(vec![
+                ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff,
+            ]),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        ) {
+            let mut bytes = encoded(sample(20, 20), format);
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            if let Ok(image) = decode(&bytes, &LIMITS) {
+                prop_assert!(u64::from(image.width()) * u64::from(image.height()) <= LIMITS.pixels);
+            }
+        }
+    }
+}
