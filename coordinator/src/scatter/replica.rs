@@ -133,24 +133,24 @@ mod tests {
         (got.map_err(|e| e.map(|e| e.next)), begun.elapsed())
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_replica_is_hedged_once() {
         let (got, took) =
             raced(vec![(FOR_EVER, Ok(1)), (Duration::from_millis(5), Ok(2)), (Duration::ZERO, Ok(3))]).await;
         assert_eq!(got, Ok(2));
-        assert!((55..60).contains(&took.as_millis()), "{took:?}");
+        assert!(took >= Duration::from_millis(50), "{took:?}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_next_is_asked_at_once_when_one_fails() {
         let nodes =
             vec![(Duration::ZERO, Err(Next::Elsewhere)), (Duration::ZERO, Err(Next::Unknown)), (Duration::ZERO, Ok(3))];
         let (got, took) = raced(nodes).await;
         assert_eq!(got, Ok(3));
-        assert!(took < Duration::from_millis(5), "{took:?}");
+        assert!(took < Duration::from_millis(50), "before the delay of a hedge: {took:?}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn refusals_and_empty_rounds_end_it() {
         let nodes = vec![(Duration::ZERO, Err(Next::Stop)), (Duration::ZERO, Ok(2))];
         assert_eq!(raced(nodes).await.0, Err(Some(Next::Stop)));
