@@ -19,6 +19,9 @@ pub struct Args {
     /// Images of one ingest stream that may be unanswered at once.
     #[arg(long, value_name = "IMAGES", default_value_t = Limits::default().ingest_window)]
     pub ingest_window: usize,
+    /// Bytes of one ingest stream's images that may be unanswered at once; one image may always be.
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().ingest_bytes)]
+    pub ingest_bytes: usize,
     /// Requests served at once, over all connections; an ingest stream counts as one.
     #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests)]
     pub max_requests: usize,
@@ -43,6 +46,7 @@ impl Args {
             limits: Limits {
                 picture_bytes: self.max_picture_bytes,
                 ingest_window: self.ingest_window.max(1),
+                ingest_bytes: self.ingest_bytes.max(1),
                 requests: self.max_requests.max(1),
                 calls_per_node: self.max_calls_per_node.max(1),
             },
@@ -58,6 +62,8 @@ pub struct Limits {
     pub picture_bytes: usize,
     /// Unanswered images of one ingest stream.
     pub ingest_window: usize,
+    /// Bytes of the unanswered images of one ingest stream; one more image is read while they are fewer.
+    pub ingest_bytes: usize,
     /// Requests served at once.
     pub requests: usize,
     /// Calls to one shard node at once.
@@ -66,7 +72,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { picture_bytes: DEFAULT_MAX_PICTURE_BYTES, ingest_window: 64, requests: 1024, calls_per_node: 512 }
+        Self {
+            picture_bytes: DEFAULT_MAX_PICTURE_BYTES,
+            ingest_window: 64,
+            ingest_bytes: 64 << 20,
+            requests: 1024,
+            calls_per_node: 512,
+        }
     }
 }
 

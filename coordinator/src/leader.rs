@@ -13,6 +13,15 @@ use crate::node_client::NodeClient;
 use crate::routing::leaders::candidate;
 use crate::routing::{ClusterMap, Routing};
 
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing: it may be repeated at will.
+    Read,
+    /// Something: repeated only because it carries a request id, and if it ends without an answer, that is said.
+    Write,
+}
+
 /// What the tries so far have shown.
 #[derive(Debug, Default)]
 struct Tries {
@@ -66,10 +75,11 @@ impl Tries {
         self.failed.extend(last);
     }
 
-    fn outcome(self, group: GroupId) -> ApiError {
+    fn outcome(self, group: GroupId, effect: Effect) -> ApiError {
+        let maybe_written = self.maybe_done && effect == Effect::Write;
         match self.last {
-            Some(CallError { next: Next::Stop, error }) if !(self.maybe_done && is_timeout(&error)) => error,
-            last => gave_up(group, last, self.maybe_done),
+            Some(CallError { next: Next::Stop, error }) if !(maybe_written && is_timeout(&error)) => error,
+            last => gave_up(group, last, maybe_written),
         }
     }
 }
@@ -84,6 +94,7 @@ fn is_timeout(error: &ApiError) -> bool {
 pub(crate) async fn call_leader<T, F, Fut>(
     routing: &Routing,
     group: GroupId,
+    effect: Effect,
     deadline: Deadline,
     call: F,
 ) -> Result<T, ApiError>
@@ -110,14 +121,14 @@ where
         };
         match step {
             Step::Now => {}
-            Step::End => return Err(tries.outcome(group)),
+            Step::End => return Err(tries.outcome(group, effect)),
             Step::Later => {
                 let pause = async {
                     routing.refresh().await;
                     backoff.sleep(deadline).await
                 };
                 if !deadline.run("finding the leader", pause).await.unwrap_or(false) {
-                    return Err(tries.outcome(group));
+                    return Err(tries.outcome(group, effect));
                 }
                 tries.again();
                 if candidate(None, map.replicas(group), &tries.failed).is_none() {
@@ -197,11 +208,15 @@ mod tests {
         let mut tries = Tries::default();
         assert_eq!(tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1), Step::Later);
         assert_eq!(tries.failed(2, error(Next::Elsewhere, Reason::UnknownGroup), &routing, 1), Step::Later);
-        assert_eq!(tries.outcome(1).reason, Reason::OutcomeUnknown);
+        assert_eq!(tries.outcome(1, Effect::Write).reason, Reason::OutcomeUnknown);
+
+        let mut tries = Tries::default();
+        tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1);
+        assert_eq!(tries.outcome(1, Effect::Read).reason, Reason::GroupUnavailable);
 
         let mut tries = Tries::default();
         tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1);
         assert_eq!(tries.failed(2, error(Next::Stop, Reason::InvalidPicture), &routing, 1), Step::End);
-        assert_eq!(tries.outcome(1).reason, Reason::InvalidPicture);
+        assert_eq!(tries.outcome(1, Effect::Write).reason, Reason::InvalidPicture);
     }
 }

@@ -25,7 +25,11 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Longest wait for a place among the calls to one node.
 const QUEUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a failure makes a node the last choice.
-const SHUNNED: Duration = Duration::from_secs(1);
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The same for a call that nobody waited for any longer, because a hedge was faster or the deadline passed.
+const AFTER_ABANDONED: Duration = Duration::from_millis(250);
+/// A call abandoned sooner says nothing about the node.
+const ABANDONED_LATE: Duration = Duration::from_millis(20);
 
 type Stack = ConcurrencyLimit<Channel>;
 
@@ -35,22 +39,29 @@ pub(crate) struct NodeClient {
     address: String,
     stack: Stack,
     in_flight: AtomicUsize,
-    failed: Mutex<Option<Instant>>,
+    shunned_until: Mutex<Option<Instant>>,
 }
 
-/// Counts a call for as long as it runs.
-struct InFlight<'a>(&'a AtomicUsize);
+/// Counts a call for as long as it runs, and notes if it was given up.
+struct InFlight<'a> {
+    node: &'a NodeClient,
+    begun: Instant,
+    answered: bool,
+}
 
 impl<'a> InFlight<'a> {
-    fn enter(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    fn enter(node: &'a NodeClient) -> Self {
+        node.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { node, begun: Instant::now(), answered: false }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if !self.answered && self.begun.elapsed() > ABANDONED_LATE {
+            self.node.shun(AFTER_ABANDONED);
+        }
     }
 }
 
@@ -59,7 +70,7 @@ macro_rules! calls {
     ($($client:ident { $($name:ident($request:ty) -> $response:ty;)* })*) => {
         $($(
             pub(crate) async fn $name(&self, deadline: Deadline, message: $request) -> Result<$response, CallError> {
-                let _counted = InFlight::enter(&self.in_flight);
+                let mut counted = InFlight::enter(self);
                 let stack = self.admitted(deadline).await?;
                 let mut client = $client::new(stack)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -67,6 +78,7 @@ macro_rules! calls {
                 let mut request = deadline.request(message);
                 omma_common::telemetry::inject(request.metadata_mut());
                 let answer = deadline.run(stringify!($name), client.$name(request)).await?;
+                counted.answered = true;
                 self.judged(answer.map(tonic::Response::into_inner))
             }
         )*)*
@@ -88,7 +100,8 @@ impl NodeClient {
             .initial_connection_window_size(16 << 20)
             .connect_lazy();
         let stack = ServiceBuilder::new().concurrency_limit(calls).service(channel);
-        Ok(Self { address: address.to_owned(), stack, in_flight: AtomicUsize::new(0), failed: Mutex::new(None) })
+        let (in_flight, shunned_until) = (AtomicUsize::new(0), Mutex::new(None));
+        Ok(Self { address: address.to_owned(), stack, in_flight, shunned_until })
     }
 
     /// `host:port`.
@@ -101,9 +114,15 @@ impl NodeClient {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether it could not be reached a moment ago.
+    /// Whether it failed, or was too slow, a moment ago.
     pub(crate) fn shunned(&self) -> bool {
-        self.failed.lock().is_some_and(|at| at.elapsed() < SHUNNED)
+        self.shunned_until.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn shun(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut shunned = self.shunned_until.lock();
+        *shunned = Some(shunned.map_or(until, |already| already.max(until)));
     }
 
     /// The stack with a place in it, waited for within a bound.
@@ -112,7 +131,7 @@ impl NodeClient {
         match tokio::time::timeout_at(deadline.within(QUEUE_WAIT).instant(), stack.ready()).await {
             Ok(Ok(_)) => Ok(stack),
             Ok(Err(e)) => {
-                *self.failed.lock() = Some(Instant::now());
+                self.shun(AFTER_FAILURE);
                 let error = ApiError::new(Reason::NodeUnreachable, format!("shard node {}: {e}", self.address));
                 Err(CallError { next: Next::Elsewhere, error })
             }
@@ -129,8 +148,8 @@ impl NodeClient {
     fn judged<T>(&self, answer: Result<T, tonic::Status>) -> Result<T, CallError> {
         let judged = answer.map_err(|status| judge(&status, &self.address));
         match &judged {
-            Err(e) if e.error.reason == Reason::NodeUnreachable => *self.failed.lock() = Some(Instant::now()),
-            _ => *self.failed.lock() = None,
+            Err(e) if e.error.reason == Reason::NodeUnreachable => self.shun(AFTER_FAILURE),
+            _ => *self.shunned_until.lock() = None,
         }
         judged
     }

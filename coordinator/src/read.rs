@@ -12,7 +12,7 @@ use omma_proto::internal::v1 as node;
 use omma_proto::v1::Image;
 
 use crate::error::Next;
-use crate::leader::call_leader;
+use crate::leader::{Effect, call_leader};
 use crate::node_client::NodeClient;
 use crate::routing::{Collection, Routing};
 use crate::scatter::fan_out::Freshness;
@@ -46,7 +46,7 @@ pub(crate) async fn images(
             async move { node.get_images(deadline, request).await }
         };
         match freshness.needs_leader() {
-            true => call_leader(routing, group, deadline, call).await,
+            true => call_leader(routing, group, Effect::Read, deadline, call).await,
             false => call_replica(routing, group, deadline, hedge, call).await,
         }
     });

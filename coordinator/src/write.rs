@@ -13,7 +13,7 @@ use omma_proto::internal::v1 as node;
 use omma_proto::v1::{NewImage, PutResult};
 use prost::Message;
 
-use crate::leader::call_leader;
+use crate::leader::{Effect, call_leader};
 use crate::routing::{ClusterMap, Collection, Routing};
 
 /// Most images of one internal call.
@@ -98,7 +98,7 @@ async fn put_chunk(
     request_id: String,
     deadline: Deadline,
 ) -> Result<node::PutImagesResponse, ApiError> {
-    call_leader(routing, group, deadline, |node, epoch| {
+    call_leader(routing, group, Effect::Write, deadline, |node, epoch| {
         let request = node::PutImagesRequest {
             target: Some(collection.target(group, epoch)),
             images: images.clone(),
@@ -166,7 +166,7 @@ pub(crate) async fn delete(
         by_group.entry(map.group_of(id)).or_default().push(id.clone());
     }
     let answers = join_all(by_group.iter().map(|(&group, ids)| async move {
-        let answer = call_leader(routing, group, deadline, |node, epoch| {
+        let answer = call_leader(routing, group, Effect::Write, deadline, |node, epoch| {
             let request = node::DeleteImagesRequest {
                 target: Some(collection.target(group, epoch)),
                 ids: ids.clone(),

@@ -436,6 +436,30 @@ async fn no_more_than_the_window_is_unanswered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_images_fill_the_window_by_their_bytes() {
+    let cluster = Cluster::start_with(|config| config.limits.ingest_bytes = 250 << 10).await;
+    let mut clients = Clients::of(&cluster);
+    clients.create("c").await;
+    *cluster.script(1).delay.lock() = Duration::from_millis(30);
+    let large = Bytes::from(vec![200; 100 << 10]);
+    let requests: Vec<_> = (0..20)
+        .map(|i| {
+            let content = Some(Content::Picture(large.clone()));
+            ingest("c", i, pb::NewImage { id: cluster.id_in(1, i as usize), content, ..Default::default() })
+        })
+        .collect();
+    let mut answers = clients.images.ingest_images(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let mut count = 0;
+    while let Some(answer) = answers.message().await.unwrap() {
+        assert!(answer.result.unwrap().error.is_none());
+        count += 1;
+    }
+    assert_eq!(count, 20);
+    let most = cluster.script(1).most_in_flight.load(Ordering::SeqCst);
+    assert!((2..=3).contains(&most), "{most} at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_without_a_collection_or_with_an_unknown_one_ends() {
     let (_cluster, mut clients) = ready().await;
     for (name, code) in [("", Code::InvalidArgument), ("Bad Name", Code::InvalidArgument), ("nosuch", Code::NotFound)] {

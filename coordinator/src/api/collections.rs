@@ -16,7 +16,7 @@ use omma_proto::v1::collection_service_server::CollectionService;
 use tonic::{Request, Response, Status};
 
 use super::{Api, Coordinator, status, validate};
-use crate::leader::call_leader;
+use crate::leader::{Effect, call_leader};
 use crate::routing::Collection;
 use crate::routing::cache::unknown_collection;
 use crate::write::request_id_or_new;
@@ -65,7 +65,7 @@ enum Proposed {
 
 async fn propose(coordinator: &Coordinator, command: Command, deadline: Deadline) -> Result<Proposed, ApiError> {
     let command = MetadataCommand { command: Some(command) };
-    let answer = call_leader(&coordinator.routing, METADATA_GROUP, deadline, |node, _| {
+    let answer = call_leader(&coordinator.routing, METADATA_GROUP, Effect::Write, deadline, |node, _| {
         let request = node::ProposeMetadataRequest { command: Some(command.clone()) };
         async move { node.propose_metadata(deadline, request).await }
     })
@@ -115,12 +115,13 @@ async fn create(
     let name = request.name;
     validate::collection_name("name", &name)?;
     validate::request_id(&request.request_id)?;
+    let encoder_space = coordinator.routing.map().await?.encoder_space.clone();
     let vector_space = match request.vector_space {
         Some(space) => {
-            validate::vector_space(&space)?;
+            validate::vector_space(&space, encoder_space.as_ref())?;
             space
         }
-        None => coordinator.routing.map().await?.encoder_space.clone().ok_or_else(|| {
+        None => encoder_space.ok_or_else(|| {
             ApiError::new(Reason::NoEncoder, "the cluster has no encoder: give the collection a vector_space")
         })?,
     };
@@ -219,7 +220,7 @@ async fn delete(
     let map = coordinator.routing.map().await?;
     let (routing, collection) = (&coordinator.routing, &collection);
     try_join_all(map.groups.keys().map(|&group| {
-        call_leader(routing, group, deadline, move |node, epoch| {
+        call_leader(routing, group, Effect::Write, deadline, move |node, epoch| {
             let request = node::DropCollectionRequest { target: Some(collection.target(group, epoch)) };
             async move {
                 match node.drop_collection(deadline, request).await {

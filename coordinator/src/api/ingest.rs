@@ -12,6 +12,7 @@ use omma_common::error::{ApiError, Reason};
 use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
+use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{Id, JoinSet};
 use tonic::metadata::MetadataMap;
@@ -36,12 +37,21 @@ struct Ingest {
     /// The whole stream's, if the client set one.
     deadline: Option<Deadline>,
     writes: JoinSet<pb::IngestImagesResponse>,
-    /// Sequence and image id by task, for a write that panics.
-    names: HashMap<Id, (u64, String)>,
+    /// What each task writes.
+    taken: HashMap<Id, Taken>,
+    /// Bytes of all that is unanswered.
+    bytes: usize,
     span: tracing::Span,
     begun: Instant,
     answered: u64,
     _place: OwnedSemaphorePermit,
+}
+
+/// An unanswered image: what is needed to answer it even if its write panics, and its size.
+struct Taken {
+    sequence: u64,
+    id: String,
+    bytes: usize,
 }
 
 /// Begins to serve a stream.
@@ -59,7 +69,8 @@ pub(crate) fn open(
         end: None,
         collection: String::new(),
         writes: JoinSet::new(),
-        names: HashMap::new(),
+        taken: HashMap::new(),
+        bytes: 0,
         span,
         begun: Instant::now(),
         answered: 0,
@@ -86,7 +97,9 @@ impl Ingest {
     /// The next answer; an error or `None` ends the stream.
     async fn next(&mut self) -> Option<Result<pb::IngestImagesResponse, ApiError>> {
         loop {
-            let reading = self.end.is_none() && self.writes.len() < self.coordinator.limits.ingest_window;
+            let limits = &self.coordinator.limits;
+            let room = self.writes.len() < limits.ingest_window && self.bytes < limits.ingest_bytes;
+            let reading = self.end.is_none() && room;
             if self.end.is_some() && self.writes.is_empty() {
                 let end = self.end.take().unwrap_or(Ok(()));
                 self.end = Some(Ok(()));
@@ -125,11 +138,13 @@ impl Ingest {
         }
         let image_deadline = Deadline::after(Duration::from_secs(DEFAULT_DEADLINE_SECONDS));
         let deadline = self.deadline.map_or(image_deadline, |stream| stream.min(image_deadline));
-        let (sequence, id) = (message.sequence, message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default());
+        let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
+        let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
         let write = answer_one(coordinator, collection, message, deadline).instrument(self.span.clone());
         let task = self.writes.spawn(write);
-        self.names.insert(task.id(), (sequence, id));
+        self.bytes += taken.bytes;
+        self.taken.insert(task.id(), taken);
         Ok(())
     }
 
@@ -137,9 +152,11 @@ impl Ingest {
         &mut self,
         done: Result<(Id, pb::IngestImagesResponse), tokio::task::JoinError>,
     ) -> pb::IngestImagesResponse {
+        let task = done.as_ref().map_or_else(tokio::task::JoinError::id, |(task, _)| *task);
+        let taken = self.taken.remove(&task).unwrap_or(Taken { sequence: 0, id: String::new(), bytes: 0 });
+        self.bytes -= taken.bytes;
         match done {
-            Ok((task, answer)) => {
-                self.names.remove(&task);
+            Ok((_, answer)) => {
                 // The stream cannot go on without its collection.
                 if let Some(error) = gone(&answer, &self.collection)
                     && self.end.as_ref().is_none_or(|end| end.is_ok())
@@ -149,9 +166,8 @@ impl Ingest {
                 answer
             }
             Err(error) => {
-                let (sequence, id) = self.names.remove(&error.id()).unwrap_or_default();
                 let error = ApiError::new(Reason::Internal, format!("the write of this image ended badly: {error}"));
-                answered(sequence, id, Err(error))
+                answered(taken.sequence, taken.id, Err(error))
             }
         }
     }

@@ -191,8 +191,8 @@ pub(crate) fn freshness(consistency: i32, tokens: &[SessionToken]) -> Result<Fre
     })
 }
 
-/// A vector space of the caller's choice.
-pub(crate) fn vector_space(space: &VectorSpace) -> Result<(), ApiError> {
+/// A vector space of the caller's choice; the encoder's name stands for the encoder's dimension.
+pub(crate) fn vector_space(space: &VectorSpace, encoder: Option<&VectorSpace>) -> Result<(), ApiError> {
     named("vector_space.id", check_request_id(&space.id))?;
     if space.id.is_empty() {
         return Err(ApiError::field("vector_space.id", InvalidName::Empty));
@@ -200,6 +200,10 @@ pub(crate) fn vector_space(space: &VectorSpace) -> Result<(), ApiError> {
     if !(1..=MAX_DIMENSION).contains(&space.dimension) {
         let problem = format!("is {}; 1 to {MAX_DIMENSION} are allowed", space.dimension);
         return Err(ApiError::field("vector_space.dimension", problem).with("limit", MAX_DIMENSION));
+    }
+    if let Some(encoder) = encoder.filter(|e| e.id == space.id && e.dimension != space.dimension) {
+        let problem = format!("is {}; the encoder's space of this id has {}", space.dimension, encoder.dimension);
+        return Err(ApiError::field("vector_space.dimension", problem).with("expected", encoder.dimension));
     }
     Ok(())
 }
@@ -333,11 +337,14 @@ mod tests {
 
     #[test]
     fn vector_spaces_have_names_and_dimensions() {
-        let space = |id: &str, dimension| vector_space(&VectorSpace { id: id.into(), dimension });
+        let space = |id: &str, dimension| vector_space(&VectorSpace { id: id.into(), dimension }, None);
         assert!(space("clip", 512).is_ok() && space("x", 8192).is_ok());
         assert!(
             space("", 5).is_err() && space("x", 0).is_err() && space("x", 8193).is_err() && space("a b", 4).is_err()
         );
+        let encoder = VectorSpace { id: "enc".into(), dimension: 3 };
+        assert!(vector_space(&encoder, Some(&encoder)).is_ok());
+        assert!(vector_space(&VectorSpace { dimension: 4, ..encoder.clone() }, Some(&encoder)).is_err());
         let ours = collection(2);
         assert!(encodable("f", &ours, None).is_ok());
         assert!(encodable("f", &ours, ours.entry.vector_space.as_ref()).is_ok());

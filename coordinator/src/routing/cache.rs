@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::leaders::{Leader, Leaders};
 use super::map::{ClusterMap, Collection, InvalidMap};
 use crate::error::{CallError, LeaderAddress};
-use crate::leader::call_leader;
+use crate::leader::{Effect, call_leader};
 use crate::node_client::{NodeClient, Nodes};
 
 /// Longest wait for one node's metadata in a poll.
@@ -143,7 +143,7 @@ impl Routing {
     /// After this the map is at least as new as when the call began.
     pub(crate) async fn refresh_exactly(&self, deadline: Deadline) -> Result<(), ApiError> {
         let run = async {
-            let answer = call_leader(self, METADATA_GROUP, deadline, |node, _| {
+            let answer = call_leader(self, METADATA_GROUP, Effect::Read, deadline, |node, _| {
                 let request = GetMetadataRequest { linearizable: true, known_version: self.version() };
                 async move { node.get_metadata(deadline, request).await }
             });
@@ -195,7 +195,8 @@ impl Routing {
     /// Takes what is newer.
     fn absorb(&self, answer: GetMetadataResponse) {
         self.leaders.send_if_modified(|leaders| {
-            answer.leaders.iter().fold(false, |news, h| leaders.heard(h.group_id, h.leader_node_id, h.term) || news)
+            // Counted, not any(): each hint is to be heard.
+            answer.leaders.iter().filter(|h| leaders.heard(h.group_id, h.leader_node_id, h.term)).count() > 0
         });
         let Some(metadata) = answer.metadata else { return };
         let map = match ClusterMap::from_metadata(metadata) {

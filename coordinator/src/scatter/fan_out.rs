@@ -15,7 +15,7 @@ use super::coverage::{accept, coverage, time_for_groups};
 use super::hedge::HedgeDelay;
 use super::merge::{Wanted, merge};
 use super::replica::call_replica;
-use crate::leader::call_leader;
+use crate::leader::{Effect, call_leader};
 use crate::routing::{Collection, Routing};
 
 /// How fresh a read must be.
@@ -132,7 +132,7 @@ async fn search_group(
         async move { node.search_group(deadline, request).await }
     };
     let answer = match options.freshness.needs_leader() {
-        true => call_leader(routing, group, deadline, call).await?,
+        true => call_leader(routing, group, Effect::Read, deadline, call).await?,
         false => call_replica(routing, group, deadline, hedge, call).await?,
     };
     if answer.hits.len() != queries.len() {

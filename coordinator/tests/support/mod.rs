@@ -21,6 +21,7 @@ use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
@@ -76,13 +77,14 @@ pub struct Cluster {
     pub address: String,
     pub trigger: Option<Trigger>,
     pub coordinator: JoinHandle<Result<(), RunError>>,
-    servers: Vec<JoinHandle<()>>,
+    /// Each node has a runtime of its own, so that killing it breaks its connections.
+    nodes: Mutex<BTreeMap<u64, Runtime>>,
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.coordinator.abort();
-        self.servers.iter().for_each(JoinHandle::abort);
+        std::mem::take(&mut *self.nodes.lock()).into_values().for_each(Runtime::shutdown_background);
     }
 }
 
@@ -94,13 +96,16 @@ impl Cluster {
 
     pub async fn start_with(configure: impl FnOnce(&mut CoordinatorConfig)) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let (mut scripts, mut servers, mut addresses) = (vec![], vec![], vec![]);
+        let (mut scripts, mut nodes, mut addresses) = (vec![], BTreeMap::new(), vec![]);
         for id in 1..=NODES {
             let double = Double { id, state: Arc::clone(&state), script: Arc::default() };
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
             addresses.push(listener.local_addr().unwrap());
             scripts.push(Arc::clone(&double.script));
-            servers.push(tokio::spawn(serve(double, listener)));
+            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.spawn(serve(double, listener));
+            nodes.insert(id, runtime);
         }
         form(&mut state.lock(), &addresses);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -109,7 +114,7 @@ impl Cluster {
         let mut config = CoordinatorConfig::new(vec![addresses[0].to_string(), addresses[1].to_string()]);
         configure(&mut config);
         let coordinator = tokio::spawn(run(listener, config, shutdown));
-        Self { state, scripts, address, trigger: Some(trigger), coordinator, servers }
+        Self { state, scripts, address, trigger: Some(trigger), coordinator, nodes: Mutex::new(nodes) }
     }
 
     /// Node `id`'s script.
@@ -119,7 +124,7 @@ impl Cluster {
 
     /// Kills node `id`: its connections break, new ones are refused.
     pub fn kill(&self, id: u64) {
-        self.servers[id as usize - 1].abort();
+        self.nodes.lock().remove(&id).unwrap().shutdown_background();
     }
 
     /// Elects `id` for `group`, in a later term.
@@ -161,7 +166,8 @@ fn form(state: &mut State, addresses: &[SocketAddr]) {
     state.leaders = (1..=GROUPS).map(|g| (g, (u64::from(g), 1))).chain([(0, (1, 1))]).collect();
 }
 
-async fn serve(double: Double, listener: TcpListener) {
+async fn serve(double: Double, listener: std::net::TcpListener) {
+    let listener = TcpListener::from_std(listener).unwrap();
     let served = tonic::transport::Server::builder()
         .add_service(ShardServiceServer::new(double.clone()).max_decoding_message_size(64 << 20))
         .add_service(MetadataServiceServer::new(double))
