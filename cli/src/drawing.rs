@@ -8,13 +8,13 @@ use image::{Rgb, RgbImage};
 const WIDTH: u32 = 320;
 const HEIGHT: u32 = 240;
 /// Pictures of each family.
-pub(crate) const PER_FAMILY: u32 = 12;
+const PER_FAMILY: u32 = 12;
 
 /// What is drawn: a name, and a colour for each point. Points run over 0..1 in both directions.
 type Painter = fn(&Look, f32, f32) -> [f32; 3];
 
 /// The families. Each has a look of its own, so that neighbours are recognisable.
-pub(crate) const FAMILIES: [(&str, Painter); 10] = [
+const FAMILIES: [(&str, Painter); 10] = [
     ("stripes", stripes),
     ("checkers", checkers),
     ("rings", rings),

@@ -18,11 +18,6 @@ impl Output {
         Self { json }
     }
 
-    /// Whether results are JSON.
-    pub(crate) fn is_json(self) -> bool {
-        self.json
-    }
-
     /// The result of a command, in one of its two forms.
     pub(crate) fn result(self, json: impl FnOnce() -> Value, human: impl FnOnce() -> String) -> Result<(), CliError> {
         let text = if self.json { format!("{:#}", json()) } else { human() };

@@ -81,14 +81,13 @@ impl Cluster {
     ) -> Result<(GetClusterStatusResponse, Duration), CliError> {
         let started = Instant::now();
         let quick = Omma::builder(&self.endpoint).retries(0).timeout(Duration::from_secs(3)).connect_lazily()?;
-        let mut last = String::from("no answer yet");
         loop {
             self.check()?;
-            match quick.status().await {
+            let last = match quick.status().await {
                 Ok(status) if settled(&status) => return Ok((status, started.elapsed())),
-                Ok(status) => last = summary(&status),
-                Err(error) => last = error.to_string(),
-            }
+                Ok(status) => summary(&status),
+                Err(error) => error.to_string(),
+            };
             if started.elapsed() > bound {
                 return Err(self.gave_up(what, bound, &last));
             }

@@ -55,7 +55,7 @@ impl Transform {
         let part = |of: u32, percent: u32| (of * percent / 100).max(1);
         match self {
             Self::CroppedMiddle => {
-                picture.crop_imm(part(width, 15), part(height, 15), part(width, 70), part(height, 70))
+                picture.crop_imm(width * 15 / 100, height * 15 / 100, part(width, 70), part(height, 70))
             }
             Self::CroppedCorner => {
                 let (w, h) = (part(width, 75), part(height, 75));

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 pub(crate) use found::{Found, Listing, list};
-pub(crate) use tally::{Failure, Tally};
+pub(crate) use tally::Tally;
 
 /// Pictures that wait between reading and sending, beside those that the ingest holds.
 const QUEUE: usize = 4;
