@@ -8,8 +8,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "omma/v1/collection_service.proto",
         "omma/v1/image_service.proto",
         "omma/v1/search_service.proto",
+        "omma/internal/v1/commands.proto",
         "omma/internal/v1/raft_service.proto",
         "omma/internal/v1/shard_service.proto",
+        "omma/internal/v1/stored.proto",
     ];
     println!("cargo:rerun-if-changed=omma");
     println!("cargo:rerun-if-changed=google");

@@ -1,8 +1,65 @@
 //! Omma's shard node: owns the data, replicates it, searches it, and turns pictures into embeddings.
 //!
-//! Imports go one way: `api → {group, encoder} → {images, index} → store`; nothing imports `api`.
+//! One write, through this crate: [`api`] takes images, [`encoder`] embeds pictures, [`group`] replicates the command,
+//! [`images`] applies it, [`index`] finds it. Imports go one way: `api → node → {group, encoder, metadata} → images →
+//! index`; nothing imports `api`, and `store` and `format` are at the bottom.
 
+mod api;
+mod config;
 pub mod encoder;
+mod format;
 pub mod group;
+pub mod images;
 pub mod index;
+pub mod metadata;
+mod node;
 pub mod store;
+
+use std::time::Duration;
+
+use omma_common::shutdown::{self, Shutdown};
+use tokio::net::TcpListener;
+
+pub use api::ServeError;
+pub use config::{EncoderArgs, ShardArgs, ShardConfig};
+pub use node::{IdentityError, NodeError};
+
+/// A shard node stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not start.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// It could not serve.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Calls under way get this long to end. Peers' streams never end by themselves.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Runs a shard node on `listener` until the shutdown, and closes it in order.
+pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown) -> Result<(), RunError> {
+    let node = node::Node::open(config).await?;
+    let life = tokio::spawn(node.clone().live(shutdown.clone()));
+    let (stop, stopped) = shutdown::channel();
+    let mut serving = tokio::spawn(api::serve(listener, node.clone(), stopped));
+    let served = tokio::select! {
+        served = &mut serving => Some(served),
+        () = shutdown.begun() => None,
+    };
+    life.abort();
+    // Leadership goes to others while this node can still be heard.
+    node.hand_over().await;
+    stop.fire();
+    let served = match served {
+        Some(served) => Some(served),
+        None => tokio::time::timeout(DRAIN, &mut serving).await.ok(),
+    };
+    serving.abort();
+    node.close().await;
+    match served {
+        Some(Ok(served)) => Ok(served?),
+        _ => Ok(()),
+    }
+}

@@ -6,6 +6,9 @@
 
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// Entries per leaf. Part of the format: a store must never be opened with another value. Small, because a changed
 /// entry rewrites its leaf, and entries of a few kilobytes are the rule here.
@@ -42,15 +45,44 @@ pub enum StoreError {
 /// A folder of tables.
 #[derive(Clone)]
 pub struct Store {
-    db: sled::Db<LEAF_FANOUT>,
+    db: Handles<sled::Db<LEAF_FANOUT>>,
     path: PathBuf,
 }
 
 /// A sorted map from bytes to bytes.
 #[derive(Clone)]
 pub struct Table {
-    tree: sled::Tree<LEAF_FANOUT>,
+    tree: Handles<sled::Tree<LEAF_FANOUT>>,
     path: PathBuf,
+}
+
+/// sled's handles may move between threads but not be shared by them (each has its own epoch for reclaiming memory),
+/// and a new one is not cheap: this lends one to each caller, and keeps as many as were ever used at once.
+struct Handles<T>(Arc<Home<T>>);
+
+struct Home<T> {
+    first: Mutex<T>,
+    idle: Mutex<Vec<T>>,
+}
+
+impl<T> Clone for Handles<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Clone> Handles<T> {
+    fn new(first: T) -> Self {
+        Self(Arc::new(Home { first: Mutex::new(first), idle: Mutex::default() }))
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&T) -> R) -> R {
+        let idle = self.0.idle.lock().pop();
+        let handle = idle.unwrap_or_else(|| self.0.first.lock().clone());
+        let result = work(&handle);
+        self.0.idle.lock().push(handle);
+        result
+    }
 }
 
 /// Changes of one table that happen together or not at all.
@@ -98,7 +130,7 @@ impl Store {
         };
         let db =
             sled::Db::open_with_config(&config).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-        Ok(Self { db, path: path.to_owned() })
+        Ok(Self { db: Handles::new(db), path: path.to_owned() })
     }
 
     fn error(&self, source: std::io::Error) -> StoreError {
@@ -107,23 +139,23 @@ impl Store {
 
     /// Opens or creates a table.
     pub fn table(&self, name: &str) -> Result<Table, StoreError> {
-        let tree = self.db.open_tree(name).map_err(|e| self.error(e))?;
-        Ok(Table { tree, path: self.path.clone() })
+        let tree = self.db.with(|db| db.open_tree(name)).map_err(|e| self.error(e))?;
+        Ok(Table { tree: Handles::new(tree), path: self.path.clone() })
     }
 
     /// Removes a table and all in it. Handles to it must not be used afterwards.
     pub fn drop_table(&self, name: &str) -> Result<(), StoreError> {
-        self.db.drop_tree(name).map(drop).map_err(|e| self.error(e))
+        self.db.with(|db| db.drop_tree(name)).map(drop).map_err(|e| self.error(e))
     }
 
     /// Returns when every change made so far, in all tables, is on disk (fsync).
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.db.flush().map(drop).map_err(|e| self.error(e))
+        self.db.with(|db| db.flush()).map(drop).map_err(|e| self.error(e))
     }
 
     /// Bytes that the store takes on disk.
     pub fn size_on_disk(&self) -> Result<u64, StoreError> {
-        self.db.size_on_disk().map_err(|e| self.error(e))
+        self.db.with(|db| db.size_on_disk()).map_err(|e| self.error(e))
     }
 }
 
@@ -134,12 +166,12 @@ impl Table {
 
     /// The value at `key`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, StoreError> {
-        self.tree.get(key).map_err(|e| self.error(e))
+        self.tree.with(|tree| tree.get(key)).map_err(|e| self.error(e))
     }
 
     /// Whether there is something at `key`.
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool, StoreError> {
-        self.tree.contains_key(key).map_err(|e| self.error(e))
+        self.tree.with(|tree| tree.contains_key(key)).map_err(|e| self.error(e))
     }
 
     /// Makes all changes of `batch`, atomically also over a crash.
@@ -147,7 +179,7 @@ impl Table {
         if batch.is_empty() {
             return Ok(());
         }
-        self.tree.apply_batch(batch.changes).map_err(|e| self.error(e))
+        self.tree.with(|tree| tree.apply_batch(batch.changes)).map_err(|e| self.error(e))
     }
 
     /// Entries with keys in `range`, in order; iterate backwards with `rev`. Not a snapshot: changes made meanwhile
@@ -157,9 +189,8 @@ impl Table {
         range: R,
     ) -> impl DoubleEndedIterator<Item = Result<(Value, Value), StoreError>> + Send + use<R> {
         let path = self.path.clone();
-        self.tree
-            .range((range.start_bound().cloned(), range.end_bound().cloned()))
-            .map(move |entry| entry.map_err(|source| StoreError::Io { path: path.clone(), source }))
+        let entries = self.tree.with(|tree| tree.range((range.start_bound().cloned(), range.end_bound().cloned())));
+        entries.map(move |entry| entry.map_err(|source| StoreError::Io { path: path.clone(), source }))
     }
 
     /// Entries whose keys begin with `prefix`, in order, as with [`Table::range`].

@@ -1,4 +1,36 @@
 //! One replica of one Raft group: propose, read barrier, status; log store; network. The only folder that names
 //! openraft.
+//!
+//! [`host`] and [`replica`] are its face, with [`error`] and [`timings`]. Below: [`log_store`] and [`log_writer`]
+//! (one store and one writing thread for the logs of all groups), [`machine`] (drives a
+//! [`state_machine::StateMachine`]), [`network`] over [`peers`], [`snapshot`] (transfer), [`wire`] (what is sent and
+//! stored).
 
+pub mod error;
+pub mod host;
+pub mod inbound;
+mod log_record;
+mod log_store;
+mod log_tail;
+mod log_writer;
+mod machine;
+mod network;
+pub mod peers;
+pub mod replica;
+mod snapshot;
 pub mod state_machine;
+pub mod timings;
+mod types;
+mod wire;
+
+#[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
+mod test_state;
+
+pub use error::GroupError;
+pub use host::GroupHost;
+pub use log_writer::LogCounters;
+pub use peers::AddressBook;
+pub use replica::{Barrier, GroupState, Proposed, Replica, Role};
+pub use timings::RaftTimings;

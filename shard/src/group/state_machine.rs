@@ -27,6 +27,12 @@ pub enum StateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A snapshot was installed and the entries after it are still being applied.
+    #[error("this replica is catching up; ask another")]
+    Settling,
+    /// The vector index failed.
+    #[error("the index failed: {0}")]
+    Index(#[from] crate::index::IndexError),
     /// Reading a transferred snapshot failed.
     #[error("cannot read the transferred snapshot: {0}")]
     Transfer(#[from] std::io::Error),

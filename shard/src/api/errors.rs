@@ -1,0 +1,45 @@
+//! This crate's errors on their way out: one table. The encoder's and the groups' are in their own folders.
+
+use omma_common::error::{ApiError, Reason};
+use omma_common::ids::GroupId;
+use omma_proto::internal::v1::ImageRefusal;
+
+use crate::group::state_machine::StateError;
+
+/// The state cannot answer.
+pub(super) fn state(error: &StateError) -> ApiError {
+    let reason = match error {
+        StateError::Damaged { .. } => Reason::DataLoss,
+        StateError::Index(_) => Reason::Overloaded,
+        StateError::Settling => Reason::GroupUnavailable,
+        StateError::Store(_) | StateError::Transfer(_) => Reason::Internal,
+    };
+    ApiError::new(reason, error.to_string())
+}
+
+/// This node has no replica of the group.
+pub(super) fn unknown_group(group: GroupId) -> ApiError {
+    ApiError::new(Reason::UnknownGroup, format!("this node has no replica of group {group}; refresh the cluster map"))
+        .with("group_id", group)
+}
+
+/// A required part of a request between nodes is missing.
+pub(super) fn missing(field: &str) -> ApiError {
+    ApiError::field(field, "is missing")
+}
+
+/// A command had no effect.
+pub(super) fn refusal(why: ImageRefusal, uid: u64) -> ApiError {
+    match why {
+        ImageRefusal::CollectionDropped => {
+            ApiError::new(Reason::CollectionNotFound, format!("collection {uid} was deleted")).with("uid", uid)
+        }
+        ImageRefusal::Dimension => ApiError::new(
+            Reason::InvalidEmbedding,
+            format!("collection {uid} has embeddings of another dimension; refresh the collection"),
+        ),
+        ImageRefusal::Invalid | ImageRefusal::Unspecified => {
+            ApiError::new(Reason::Internal, "a replicated command was not understood")
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The shard service: writes and reads of this node's replicas.
+
+use std::sync::Arc;
+
+use omma_common::deadline::Deadline;
+use omma_common::error::{ApiError, Reason};
+use omma_common::{telemetry, vector};
+use omma_proto::internal::v1::image_command::Command;
+use omma_proto::internal::v1::shard_service_server::ShardService;
+use omma_proto::internal::v1::*;
+use omma_proto::v1::{Consistency, PutResult};
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use super::{errors, put};
+use crate::group::{Barrier, GroupState, Role};
+use crate::images::command::{self, RECORDS_PER_COMMAND};
+use crate::images::{ImageHit, ImageState};
+use crate::node::{Node, Shard, blocking};
+
+pub(super) struct ShardApi {
+    pub(super) node: Arc<Node>,
+}
+
+type Answer<T> = Result<T, ApiError>;
+
+#[tonic::async_trait]
+impl ShardService for ShardApi {
+    async fn put_images(&self, request: Request<PutImagesRequest>) -> Result<Response<PutImagesResponse>, Status> {
+        self.call(request, "put_images", |api, message, deadline| api.put(message, deadline)).await
+    }
+
+    async fn delete_images(
+        &self,
+        request: Request<DeleteImagesRequest>,
+    ) -> Result<Response<DeleteImagesResponse>, Status> {
+        self.call(request, "delete_images", |api, message, deadline| api.delete(message, deadline)).await
+    }
+
+    async fn get_images(&self, request: Request<GetImagesRequest>) -> Result<Response<GetImagesResponse>, Status> {
+        self.call(request, "get_images", |api, message, deadline| api.get(message, deadline)).await
+    }
+
+    async fn search_group(
+        &self,
+        request: Request<SearchGroupRequest>,
+    ) -> Result<Response<SearchGroupResponse>, Status> {
+        self.call(request, "search_group", |api, message, deadline| api.search(message, deadline)).await
+    }
+
+    async fn encode_picture(
+        &self,
+        request: Request<EncodePictureRequest>,
+    ) -> Result<Response<EncodePictureResponse>, Status> {
+        self.call(request, "encode_picture", |api, message, deadline| api.encode(message, deadline)).await
+    }
+
+    async fn drop_collection(
+        &self,
+        request: Request<DropCollectionRequest>,
+    ) -> Result<Response<DropCollectionResponse>, Status> {
+        self.call(request, "drop_collection", |api, message, deadline| api.drop_collection(message, deadline)).await
+    }
+
+    async fn get_node_status(
+        &self,
+        _: Request<GetNodeStatusRequest>,
+    ) -> Result<Response<GetNodeStatusResponse>, Status> {
+        let node = self.node.clone();
+        // Reads atomics and locks that apply holds for moments only, but many of them.
+        Ok(Response::new(blocking(move || node.status()).await))
+    }
+}
+
+impl ShardApi {
+    /// One call: its span is a child of the caller's, its deadline is the caller's.
+    async fn call<'a, M, T, F>(
+        &'a self,
+        request: Request<M>,
+        name: &'static str,
+        serve: impl FnOnce(&'a Self, M, Deadline) -> F,
+    ) -> Result<Response<T>, Status>
+    where
+        F: Future<Output = Answer<T>>,
+    {
+        let span = tracing::debug_span!("shard", rpc = name);
+        telemetry::link(&span, request.metadata());
+        let deadline = Deadline::of(request.metadata());
+        let answer = deadline.run(name, serve(self, request.into_inner(), deadline)).instrument(span).await?;
+        answer.map(Response::new).map_err(Status::from)
+    }
+
+    fn shard(&self, target: Option<Target>) -> Answer<(Shard, Target)> {
+        let target = target.ok_or_else(|| errors::missing("target"))?;
+        let shard = self.node.shard(target.group_id).ok_or_else(|| errors::unknown_group(target.group_id))?;
+        Ok((shard, target))
+    }
+
+    async fn put(&self, request: PutImagesRequest, deadline: Deadline) -> Answer<PutImagesResponse> {
+        let (shard, target) = self.shard(request.target)?;
+        check_leader(&self.node, &shard.replica.status())?;
+        self.check_tail(&shard.state, target.collection_uid)?;
+        if request.images.len() > RECORDS_PER_COMMAND {
+            return Err(ApiError::field("images", format!("are more than {RECORDS_PER_COMMAND}")));
+        }
+        let ids: Vec<String> = request.images.iter().map(|i| i.id.clone()).collect();
+        let prepared = put::prepare(&self.node, &shard.state, &target, request.images, deadline).await?;
+        let records: Vec<PutRecord> = prepared.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
+        let sent = records.len();
+        let (outcome, applied_index) = match sent {
+            0 => (ImageOutcome::default(), shard.state.stats().applied),
+            _ => {
+                let command = Command::Put(PutRecords { dimension: target.dimension, records });
+                self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?
+            }
+        };
+        if outcome.effects.len() != sent {
+            let problem = "was used before, for a request with other images: use a new one";
+            return Err(ApiError::field("request_id", problem));
+        }
+        let mut effects = outcome.effects.into_iter();
+        let results = ids.into_iter().zip(prepared).map(|(id, prepared)| match prepared {
+            Ok(_) => PutResult { id, effect: effects.next().unwrap_or_default(), error: None },
+            Err(error) => PutResult { id, effect: 0, error: Some(error.to_rpc_status()) },
+        });
+        Ok(PutImagesResponse { results: results.collect(), applied_index })
+    }
+
+    async fn delete(&self, request: DeleteImagesRequest, deadline: Deadline) -> Answer<DeleteImagesResponse> {
+        let (shard, target) = self.shard(request.target)?;
+        let command = Command::Delete(DeleteRecords { ids: request.ids });
+        let (outcome, applied_index) =
+            self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?;
+        Ok(DeleteImagesResponse { deleted_count: outcome.deleted_count, applied_index })
+    }
+
+    async fn drop_collection(
+        &self,
+        request: DropCollectionRequest,
+        deadline: Deadline,
+    ) -> Answer<DropCollectionResponse> {
+        let (shard, target) = self.shard(request.target)?;
+        let command = Command::Drop(DropRecords {});
+        self.propose(&shard, "", target.collection_uid, command, deadline).await?;
+        Ok(DropCollectionResponse {})
+    }
+
+    /// Proposes a command and returns what it did, and at which log index.
+    async fn propose(
+        &self,
+        shard: &Shard,
+        request_id: &str,
+        uid: u64,
+        command: Command,
+        deadline: Deadline,
+    ) -> Answer<(ImageOutcome, u64)> {
+        let proposed = shard.replica.propose(command::encode(request_id, uid, command), deadline).await?;
+        let outcome = command::decode_outcome(&proposed.outcome);
+        match outcome.refusal() {
+            ImageRefusal::Unspecified => Ok((outcome, proposed.index)),
+            why => Err(errors::refusal(why, uid)),
+        }
+    }
+
+    async fn get(&self, request: GetImagesRequest, deadline: Deadline) -> Answer<GetImagesResponse> {
+        let (shard, target) = self.shard(request.target)?;
+        let barrier = barrier(request.consistency, request.min_applied_index);
+        shard.replica.read_barrier(barrier, deadline).await?;
+        let read = move || shard.state.get(target.collection_uid, &request.ids, request.include_embedding);
+        let images = blocking(read).await.map_err(|e| errors::state(&e))?;
+        Ok(GetImagesResponse { images })
+    }
+
+    async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
+        let (shard, target) = self.shard(request.target.clone())?;
+        let queries = queries(&request, target.dimension)?;
+        let barrier = barrier(request.consistency, request.min_applied_index);
+        let applied_index = shard.replica.read_barrier(barrier, deadline).await?;
+        let _turn = self.turn(deadline).await?;
+        let (uid, attributes) = (target.collection_uid, request.include_attributes);
+        let search = move || {
+            let one = |(query, k): &(Vec<f32>, usize)| shard.state.search(uid, query, *k, attributes).map(group_hits);
+            queries.iter().map(one).collect::<Result<Vec<_>, _>>()
+        };
+        let hits = blocking(search).await.map_err(|e| errors::state(&e))?;
+        Ok(SearchGroupResponse { hits, applied_index })
+    }
+
+    /// Waits for a place among the searches that run.
+    async fn turn(&self, deadline: Deadline) -> Answer<tokio::sync::SemaphorePermit<'_>> {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static WAITING: AtomicUsize = AtomicUsize::new(0);
+        struct Waiting;
+        impl Drop for Waiting {
+            fn drop(&mut self) {
+                WAITING.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let ahead = WAITING.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting;
+        if ahead >= self.node.config.search_queue {
+            return Err(ApiError::new(Reason::Overloaded, format!("{ahead} searches are waiting already")));
+        }
+        let permit = deadline.run("search", self.node.searches.acquire()).await?;
+        permit.map_err(|_| ApiError::new(Reason::ShuttingDown, "the node is shutting down"))
+    }
+
+    async fn encode(&self, request: EncodePictureRequest, deadline: Deadline) -> Answer<EncodePictureResponse> {
+        put::check_space(&self.node, &request.vector_space_id)?;
+        let encoded = self.node.encoder.encode(request.picture, deadline).await?;
+        Ok(EncodePictureResponse {
+            embedding: vector::to_bytes(&encoded.embedding),
+            decode_micros: encoded.decode.as_micros() as u64,
+            queue_micros: encoded.queue.as_micros() as u64,
+            inference_micros: encoded.inference.as_micros() as u64,
+        })
+    }
+
+    /// Refuses writes while too much waits for the graph: searches would slow down without end.
+    fn check_tail(&self, state: &ImageState, uid: u64) -> Answer<()> {
+        let (tail, limit) = (state.tail(uid), self.node.config.max_tail);
+        if tail <= limit {
+            return Ok(());
+        }
+        let message = format!("{tail} images wait for the graph and {limit} may: send more slowly");
+        Err(ApiError::new(Reason::IndexBehind, message).with("tail", tail).with("limit", limit))
+    }
+}
+
+/// Spares a follower the work of encoding what it cannot propose. The proposal itself is what is safe.
+fn check_leader(node: &Node, state: &GroupState) -> Answer<()> {
+    if state.role == Role::Leader {
+        return Ok(());
+    }
+    let mut error = ApiError::new(Reason::NotLeader, format!("this node does not lead group {}", state.group));
+    if let Some(leader) = state.leader {
+        error = error.with("leader_node_id", leader);
+        if let Some(address) = node.addresses.get(leader) {
+            error = error.with("leader_address", address);
+        }
+    }
+    Err(error)
+}
+
+fn barrier(consistency: i32, min_applied_index: u64) -> Barrier {
+    match Consistency::try_from(consistency) {
+        Ok(Consistency::Any) => Barrier::Any,
+        Ok(Consistency::Session) => Barrier::AtLeast(min_applied_index),
+        _ => Barrier::Linearizable,
+    }
+}
+
+fn queries(request: &SearchGroupRequest, dimension: u32) -> Answer<Vec<(Vec<f32>, usize)>> {
+    if request.queries.len() != request.k.len() {
+        return Err(ApiError::field("k", "must be given for each query"));
+    }
+    let one = |(bytes, k): (&bytes::Bytes, &u32)| {
+        let mut query = vector::from_bytes(bytes).map_err(|e| ApiError::field("queries", e))?;
+        vector::normalise(&mut query, dimension as usize)
+            .map_err(|e| ApiError::bad_field(Reason::InvalidEmbedding, "queries", e))?;
+        Ok((query, *k as usize))
+    };
+    request.queries.iter().zip(&request.k).map(one).collect()
+}
+
+fn group_hits(hits: Vec<ImageHit>) -> GroupHits {
+    let hit = |h: ImageHit| GroupHit { id: h.id, score: h.score, attributes: h.attributes };
+    GroupHits { hits: hits.into_iter().map(hit).collect() }
+}

@@ -1,0 +1,159 @@
+//! What a shard node can be told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::encoder::{Device, EncoderConfig, ModelSource};
+use crate::group::RaftTimings;
+use crate::images::ImagesConfig;
+use crate::index::Storage;
+
+/// Flags of a shard node.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ShardArgs {
+    /// Folder for all of this node's data. One node at a time may use it.
+    #[arg(long, env = "OMMA_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: PathBuf,
+    /// Address to listen on, for coordinators and peers.
+    #[arg(long, env = "OMMA_LISTEN", default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
+    pub listen: String,
+    /// Address that coordinators and peers reach this node at; the listening address if left out.
+    #[arg(long, env = "OMMA_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// All shard nodes of the first boot, this one among them. They form the cluster when all of them are up; a node
+    /// that comes later finds the cluster through any of them. Left out: a cluster of this node alone.
+    #[arg(long, env = "OMMA_PEERS", value_delimiter = ',', value_name = "HOST:PORT,…")]
+    pub peers: Vec<String>,
+    /// Shard groups of a new cluster.
+    #[arg(long, env = "OMMA_GROUPS", default_value_t = 3)]
+    pub groups: u32,
+    /// Replicas of each shard group of a new cluster.
+    #[arg(long, env = "OMMA_REPLICATION", default_value_t = 3)]
+    pub replication: u32,
+    /// Failure zone of this node; replicas of a group are spread over zones.
+    #[arg(long, env = "OMMA_ZONE", default_value = "")]
+    pub zone: String,
+    /// Log entries after which a replica's state is flushed and its log may be cut.
+    #[arg(long, default_value_t = 5_000, value_name = "ENTRIES")]
+    pub snapshot_every: u64,
+    /// Log entries that stay for replicas that lag; one that lags more gets a snapshot.
+    #[arg(long, default_value_t = 5_000, value_name = "ENTRIES")]
+    pub keep_logs: u64,
+    /// Numbers in the HNSW graph: f32, f16, bf16 or i8. Hits are always ranked by f32.
+    #[arg(long, default_value = "f16")]
+    pub graph_storage: Storage,
+    /// Images per collection and group that may wait for the graph before writes are refused.
+    #[arg(long, default_value_t = 100_000, value_name = "IMAGES")]
+    pub max_tail: usize,
+    /// Memory for the store's cache, in MiB.
+    #[arg(long, default_value_t = 512, value_name = "MIB")]
+    pub cache_mib: usize,
+    /// How pictures are encoded.
+    #[command(flatten)]
+    pub encoder: EncoderArgs,
+}
+
+/// Flags of the encoder.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EncoderArgs {
+    /// Folder of a model in Hugging Face's ONNX layout; the built-in EfficientNet-Lite0 if left out.
+    #[arg(long, env = "OMMA_MODEL", value_name = "FOLDER")]
+    pub model: Option<PathBuf>,
+    /// Where to run the model: auto, cpu, or cuda:N.
+    #[arg(long, env = "OMMA_DEVICE", default_value = "auto")]
+    pub device: Device,
+    /// The ONNX Runtime library, libonnxruntime.so; looked for in the usual places if left out.
+    #[arg(long, env = "OMMA_ONNXRUNTIME", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Largest picture, in bytes.
+    #[arg(long, default_value_t = omma_common::limits::DEFAULT_MAX_PICTURE_BYTES, value_name = "BYTES")]
+    pub max_picture_bytes: usize,
+    /// Largest picture, in pixels.
+    #[arg(long, default_value_t = omma_common::limits::DEFAULT_MAX_PICTURE_PIXELS, value_name = "PIXELS")]
+    pub max_picture_pixels: u64,
+    /// Threads that decode pictures; as many as cores if left out.
+    #[arg(long, value_name = "THREADS")]
+    pub decode_threads: Option<usize>,
+    /// Sessions of the model that run at once; chosen by the device if left out.
+    #[arg(long, value_name = "SESSIONS")]
+    pub encoder_workers: Option<usize>,
+    /// Most pictures of one inference; chosen by the device if left out.
+    #[arg(long, value_name = "PICTURES")]
+    pub max_batch: Option<usize>,
+}
+
+impl EncoderArgs {
+    fn config(&self) -> EncoderConfig {
+        let default = EncoderConfig::default();
+        EncoderConfig {
+            model: self.model.clone().map_or(ModelSource::BuiltIn, ModelSource::Directory),
+            device: self.device,
+            runtime_library: self.onnxruntime.clone(),
+            max_picture_bytes: self.max_picture_bytes,
+            max_picture_pixels: self.max_picture_pixels,
+            decode_threads: self.decode_threads.unwrap_or(default.decode_threads),
+            workers: self.encoder_workers.unwrap_or(default.workers),
+            max_batch: self.max_batch.unwrap_or(default.max_batch),
+            ..default
+        }
+    }
+}
+
+/// A shard node's configuration.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// All data is here.
+    pub data_dir: PathBuf,
+    /// host:port that others reach this node at.
+    pub advertise: String,
+    /// Nodes of the first boot.
+    pub peers: Vec<String>,
+    /// Shard groups of a new cluster.
+    pub groups: u32,
+    /// Replicas per group of a new cluster.
+    pub replication: u32,
+    /// Failure zone.
+    pub zone: String,
+    /// Elections, heartbeats, snapshots.
+    pub raft: RaftTimings,
+    /// Indexes.
+    pub images: ImagesConfig,
+    /// Writes are refused above this tail.
+    pub max_tail: usize,
+    /// Of each of the two stores.
+    pub cache_bytes: usize,
+    /// Pictures.
+    pub encoder: EncoderConfig,
+    /// Requests that may wait for a searching thread; more are refused.
+    pub search_queue: usize,
+}
+
+/// How often stores write what nobody waits for.
+pub(crate) const FLUSH_EVERY: Duration = Duration::from_secs(2);
+
+impl ShardArgs {
+    /// The configuration these flags ask for.
+    pub fn config(&self) -> ShardConfig {
+        let advertise = self.advertise.clone().unwrap_or_else(|| self.listen.clone());
+        let peers = if self.peers.is_empty() { vec![advertise.clone()] } else { self.peers.clone() };
+        let raft = RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..RaftTimings::default() };
+        ShardConfig {
+            data_dir: self.data_dir.clone(),
+            advertise,
+            peers,
+            groups: self.groups,
+            replication: self.replication,
+            zone: self.zone.clone(),
+            raft,
+            images: ImagesConfig { storage: self.graph_storage, index_threads: cores() + 1 },
+            max_tail: self.max_tail,
+            cache_bytes: self.cache_mib << 20,
+            encoder: self.encoder.config(),
+            search_queue: 1024,
+        }
+    }
+}
+
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}

@@ -1,0 +1,342 @@
+//! Groups of real replicas over loopback gRPC, in one process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use omma_common::deadline::Deadline;
+use omma_common::ids::{GroupId, NodeId};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::state_machine::StateMachine;
+use super::test_state::{Disk, MemoryState};
+use super::*;
+use crate::api::raft::RaftApi;
+
+const GROUP: GroupId = 1;
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(20))
+}
+
+/// A running node.
+struct Node {
+    host: Arc<GroupHost>,
+    replica: Replica,
+    state: Arc<MemoryState>,
+    server: JoinHandle<()>,
+}
+
+/// What outlives a node's process.
+struct Place {
+    folder: PathBuf,
+    disk: Arc<Disk>,
+}
+
+struct Cluster {
+    dir: tempfile::TempDir,
+    timings: RaftTimings,
+    addresses: AddressBook,
+    places: BTreeMap<NodeId, Place>,
+    nodes: BTreeMap<NodeId, Node>,
+}
+
+impl Cluster {
+    /// Nodes that know nothing of each other yet.
+    async fn idle(nodes: u64, timings: RaftTimings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let addresses = AddressBook::default();
+        let mut cluster = Self { dir, timings, addresses, places: BTreeMap::new(), nodes: BTreeMap::new() };
+        for id in 1..=nodes {
+            cluster.start(id).await;
+        }
+        cluster
+    }
+
+    /// A group of all nodes, with a leader.
+    async fn formed(nodes: u64, timings: RaftTimings) -> Self {
+        let cluster = Self::idle(nodes, timings).await;
+        let members: Vec<_> = (1..=nodes).map(|id| (id, cluster.addresses.get(id).unwrap())).collect();
+        for node in cluster.nodes.values() {
+            assert!(!node.replica.is_initialised().await.unwrap());
+            node.replica.initialise(&members).await.unwrap();
+            node.replica.initialise(&members).await.unwrap();
+        }
+        cluster.leader().await;
+        cluster
+    }
+
+    async fn start(&mut self, id: NodeId) {
+        let new = || Place { folder: self.dir.path().join(id.to_string()), disk: Arc::default() };
+        let place = self.places.entry(id).or_insert_with(new);
+        let (folder, timings, addresses) = (place.folder.clone(), self.timings.clone(), self.addresses.clone());
+        let host = tokio::task::spawn_blocking(move || GroupHost::open(&folder, id, timings, addresses).unwrap());
+        let host = host.await.unwrap();
+        let state = MemoryState::on(&place.disk);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.addresses.set(id, listener.local_addr().unwrap().to_string());
+        let service = RaftApi::service(host.clone());
+        let server = tokio::spawn(async move {
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        });
+        let replica = host.start(GROUP, state.clone() as Arc<dyn StateMachine>).await.unwrap();
+        self.nodes.insert(id, Node { host, replica, state, server });
+    }
+
+    /// Without warning to the others.
+    async fn kill(&mut self, id: NodeId) {
+        let node = self.nodes.remove(&id).unwrap();
+        node.server.abort();
+        node.host.shutdown().await;
+    }
+
+    /// Loses log and state.
+    fn wipe(&mut self, id: NodeId) {
+        assert!(!self.nodes.contains_key(&id));
+        std::fs::remove_dir_all(self.places.remove(&id).unwrap().folder).unwrap();
+    }
+
+    fn replica(&self, id: NodeId) -> &Replica {
+        &self.nodes[&id].replica
+    }
+
+    /// The leader that a majority of the running nodes agrees on.
+    async fn leader(&self) -> NodeId {
+        let begun = Instant::now();
+        loop {
+            let states: Vec<_> = self.nodes.values().map(|n| n.replica.status()).collect();
+            let leads = |id: &NodeId| self.nodes.get(id).is_some_and(|n| n.replica.status().role == Role::Leader);
+            let leader = states.iter().filter_map(|s| s.leader).find(|id| {
+                leads(id) && states.iter().filter(|s| s.leader == Some(*id)).count() * 2 > states.len()
+            });
+            if let Some(leader) = leader {
+                return leader;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "no leader: {states:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Proposes through whoever leads, until it is acknowledged.
+    async fn propose(&self, command: &str) -> Proposed {
+        let begun = Instant::now();
+        loop {
+            let leader = self.leader().await;
+            match self.replica(leader).propose(Bytes::from(command.to_owned()), soon()).await {
+                Ok(proposed) => return proposed,
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// All running replicas come to hold the same commands, which are returned.
+    async fn converged(&self) -> Vec<Bytes> {
+        let begun = Instant::now();
+        loop {
+            let applied: BTreeSet<_> = self.nodes.values().map(|n| n.replica.status().applied).collect();
+            let commands: BTreeSet<_> = self.nodes.values().map(|n| n.state.commands()).collect();
+            if applied.len() == 1 && commands.len() == 1 {
+                return commands.into_iter().next().unwrap();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "applied {applied:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn end(mut self) {
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.kill(id).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn elects_proposes_and_reads() {
+    let cluster = Cluster::formed(3, RaftTimings::default()).await;
+    let leader = cluster.leader().await;
+    let replica = cluster.replica(leader).clone();
+    let mut writers = JoinSet::new();
+    for writer in 0..16 {
+        let replica = replica.clone();
+        writers.spawn(async move {
+            for n in 0..20 {
+                let command = format!("{writer}/{n}");
+                let proposed = replica.propose(command.clone().into(), soon()).await.unwrap();
+                assert_eq!(proposed.outcome, format!("did {command}"));
+            }
+        });
+    }
+    writers.join_all().await;
+    let read = replica.read_barrier(Barrier::Linearizable, soon()).await.unwrap();
+    assert!(read >= 320);
+    assert_eq!(cluster.nodes[&leader].state.commands().len(), 320);
+    let all = cluster.converged().await;
+    assert_eq!(all.into_iter().collect::<BTreeSet<_>>().len(), 320);
+
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let follower = cluster.replica(follower);
+    assert_eq!(follower.read_barrier(Barrier::AtLeast(read), soon()).await.unwrap(), read);
+    let here = (leader, cluster.addresses.get(leader).unwrap());
+    let refused = follower.propose(Bytes::from_static(b"x"), soon()).await.unwrap_err();
+    assert!(matches!(&refused, GroupError::NotLeader { leader: Some(at), .. } if *at == here), "{refused:?}");
+    let refused = follower.read_barrier(Barrier::Linearizable, soon()).await.unwrap_err();
+    assert!(matches!(&refused, GroupError::NotLeader { leader: Some(at), .. } if *at == here), "{refused:?}");
+    let late = follower.read_barrier(Barrier::AtLeast(read + 1), Deadline::after(Duration::from_millis(50))).await;
+    assert!(matches!(late, Err(GroupError::DeadlineExceeded { .. })), "{late:?}");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survives_its_leader_and_takes_it_back() {
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..3 {
+        for n in 0..20 {
+            let command = format!("{round}/{n}");
+            cluster.propose(&command).await;
+            acknowledged.insert(Bytes::from(command));
+        }
+        let leader = cluster.leader().await;
+        cluster.kill(leader).await;
+        let begun = Instant::now();
+        let command = format!("{round}/after");
+        cluster.propose(&command).await;
+        acknowledged.insert(Bytes::from(command));
+        assert!(begun.elapsed() < Duration::from_secs(10), "writes resumed after {:?}", begun.elapsed());
+        assert_ne!(cluster.leader().await, leader);
+        cluster.start(leader).await;
+        let all: BTreeSet<_> = cluster.converged().await.into_iter().collect();
+        assert!(all.is_superset(&acknowledged), "lost: {:?}", acknowledged.difference(&all));
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_without_majority_refuses_and_recovers_from_disk() {
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    for n in 0..50 {
+        cluster.propose(&n.to_string()).await;
+    }
+    let before = cluster.converged().await;
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.kill(id).await;
+    }
+    let replica = cluster.replica(leader);
+    let short = Deadline::after(Duration::from_millis(300));
+    let lost = replica.propose(Bytes::from_static(b"lost?"), short).await.unwrap_err();
+    assert!(
+        matches!(lost, GroupError::DeadlineExceeded { .. } | GroupError::Unavailable { .. }),
+        "without a majority: {lost:?}"
+    );
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let read = replica.read_barrier(Barrier::Linearizable, Deadline::after(Duration::from_secs(3))).await;
+    assert!(read.is_err(), "a read without a majority: {read:?}");
+    cluster.kill(leader).await;
+    for id in 1..=3 {
+        cluster.start(id).await;
+    }
+    cluster.propose("again").await;
+    let after = cluster.converged().await;
+    assert_eq!(after[..50], before[..]);
+    assert_eq!(after.last().unwrap(), "again");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lagging_and_a_new_replica_catch_up_by_snapshot() {
+    let timings = RaftTimings { snapshot_every: 50, keep_logs: 10, ..RaftTimings::default() };
+    let mut cluster = Cluster::formed(3, timings).await;
+    cluster.propose("first").await;
+    let leader = cluster.leader().await;
+    let lagging = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.kill(lagging).await;
+    for n in 0..300 {
+        cluster.propose(&n.to_string()).await;
+    }
+    cluster.start(lagging).await;
+    assert_eq!(cluster.converged().await.len(), 301);
+    assert!(cluster.nodes[&lagging].state.installs.load(Ordering::Relaxed) > 0, "it caught up without a snapshot");
+    // A wiped node must come back under a new id: the old one's votes are forgotten.
+    cluster.kill(lagging).await;
+    cluster.wipe(lagging);
+    cluster.start(4).await;
+    let leader = cluster.leader().await;
+    let address = cluster.addresses.get(4).unwrap();
+    cluster.replica(leader).add_learner(4, address, soon()).await.unwrap();
+    assert_eq!(cluster.replica(leader).status().learners, [4]);
+    let voters: BTreeSet<NodeId> = [1, 2, 3, 4].into_iter().filter(|id| *id != lagging).collect();
+    cluster.replica(leader).change_voters(voters.clone(), soon()).await.unwrap();
+    assert_eq!(cluster.replica(leader).status().voters, voters.into_iter().collect::<Vec<_>>());
+    cluster.propose("last").await;
+    assert_eq!(cluster.converged().await.len(), 302);
+    assert!(cluster.nodes[&4].state.installs.load(Ordering::Relaxed) > 0, "it caught up without a snapshot");
+    assert_eq!(std::fs::read_dir(cluster.places[&4].folder.join("spool")).unwrap().count(), 0);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_on_request_and_members_change_right_after() {
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    cluster.start(4).await;
+    for _ in 0..3 {
+        let leader = cluster.leader().await;
+        let next = leader % 3 + 1;
+        cluster.replica(leader).transfer_leader(next).await.unwrap();
+        assert_eq!(cluster.leader().await, next);
+        let address = cluster.addresses.get(4).unwrap();
+        cluster.replica(next).add_learner(4, address, soon()).await.unwrap();
+        cluster.propose("x").await;
+        cluster.replica(next).change_voters([1, 2, 3].into(), soon()).await.unwrap();
+        assert!(cluster.replica(next).status().learners.is_empty());
+    }
+    let leader = cluster.leader().await;
+    cluster.replica(leader).hand_over().await;
+    assert_ne!(cluster.leader().await, leader);
+    let outsider = cluster.replica(leader).transfer_leader(9).await;
+    assert!(matches!(outsider, Err(GroupError::NotLeader { .. })), "{outsider:?}");
+    cluster.end().await;
+}
+
+/// Not a test of speed: prints what was seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn proposals_share_fsyncs() {
+    let cluster = Cluster::formed(3, RaftTimings::default()).await;
+    let leader = cluster.leader().await;
+    let replica = cluster.replica(leader).clone();
+    let command = Bytes::from(vec![7u8; 2500]);
+    let mut alone = Vec::new();
+    for _ in 0..100 {
+        let begun = Instant::now();
+        replica.propose(command.clone(), soon()).await.unwrap();
+        alone.push(begun.elapsed());
+    }
+    alone.sort();
+    let (before, begun) = (cluster.nodes[&leader].host.log_counters(), Instant::now());
+    let mut writers = JoinSet::new();
+    for _ in 0..128 {
+        let (replica, command) = (replica.clone(), command.clone());
+        writers.spawn(async move {
+            for _ in 0..20 {
+                replica.propose(command.clone(), soon()).await.unwrap();
+            }
+        });
+    }
+    writers.join_all().await;
+    let (after, took) = (cluster.nodes[&leader].host.log_counters(), begun.elapsed());
+    let (entries, fsyncs) = (after.entries - before.entries, after.fsyncs - before.fsyncs);
+    println!(
+        "alone: median {:?}; 128 writers: {:.0} proposals/s, {:.1} per fsync",
+        alone[50],
+        2560.0 / took.as_secs_f64(),
+        entries as f64 / fsyncs as f64
+    );
+    assert!(entries >= 2560 && fsyncs * 2 < entries, "{entries} entries took {fsyncs} fsyncs");
+    cluster.end().await;
+}

@@ -1,0 +1,149 @@
+//! What can go wrong with a group, and what the API says about it.
+
+use omma_common::error::{ApiError, Reason};
+use omma_common::ids::{GroupId, NodeId};
+
+use super::log_record::Damaged;
+use super::state_machine::StateError;
+use crate::store::StoreError;
+
+/// A request to a replica failed.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// Another replica leads, or none is known to. Nothing was proposed.
+    #[error("this replica does not lead group {group}")]
+    NotLeader {
+        /// The group.
+        group: GroupId,
+        /// Who leads, as far as this replica knows, and its address.
+        leader: Option<(NodeId, String)>,
+    },
+    /// The group has no leader with a majority just now. Nothing was proposed.
+    #[error("group {group} is not available: {why}")]
+    Unavailable {
+        /// The group.
+        group: GroupId,
+        /// What it waits for.
+        why: &'static str,
+    },
+    /// Too many proposals wait already. Nothing was proposed.
+    #[error("{in_flight} proposals of group {group} wait already")]
+    Overloaded {
+        /// The group.
+        group: GroupId,
+        /// The bound.
+        in_flight: usize,
+    },
+    /// The command does not fit into one message between replicas.
+    #[error("the command takes {bytes} bytes; at most {limit} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// Not done in time. A proposal may still take effect.
+    #[error("group {group} did not finish before the deadline")]
+    DeadlineExceeded {
+        /// The group.
+        group: GroupId,
+    },
+    /// The proposal was taken, but whether it took effect is not known: the replica stopped or lost its leadership.
+    #[error("group {group} lost its leader while the proposal waited; it may or may not take effect")]
+    OutcomeUnknown {
+        /// The group.
+        group: GroupId,
+    },
+    /// This node has no replica of the group.
+    #[error("this node has no replica of group {0}")]
+    UnknownGroup(GroupId),
+    /// The replica is shut down.
+    #[error("the replica of group {0} is stopped")]
+    Stopped(GroupId),
+    /// The change of members is not possible.
+    #[error("the members of group {group} cannot be changed: {reason}")]
+    Membership {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        reason: String,
+    },
+    /// Timings that contradict each other.
+    #[error("unusable Raft timings: {0}")]
+    Configuration(String),
+    /// The log's store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored record of the log is damaged.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// The replicated state failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A folder or file beside the stores failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The replica stopped for good because of an earlier error.
+    #[error("the replica of group {group} failed: {reason}")]
+    Fatal {
+        /// The group.
+        group: GroupId,
+        /// The first error.
+        reason: String,
+    },
+}
+
+impl From<GroupError> for ApiError {
+    fn from(error: GroupError) -> Self {
+        let reason = match &error {
+            GroupError::NotLeader { .. } => Reason::NotLeader,
+            GroupError::Unavailable { .. } => Reason::GroupUnavailable,
+            GroupError::Overloaded { .. } => Reason::Overloaded,
+            GroupError::TooLarge { .. } => Reason::MessageTooLarge,
+            GroupError::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
+            GroupError::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
+            GroupError::UnknownGroup(_) => Reason::UnknownGroup,
+            GroupError::Stopped(_) => Reason::ShuttingDown,
+            GroupError::Damaged(_) | GroupError::State(StateError::Damaged { .. }) => Reason::DataLoss,
+            GroupError::Membership { .. }
+            | GroupError::Configuration(_)
+            | GroupError::Store(_)
+            | GroupError::State(_)
+            | GroupError::Io { .. }
+            | GroupError::Fatal { .. } => Reason::Internal,
+        };
+        let api = ApiError::new(reason, error.to_string());
+        match error {
+            GroupError::NotLeader { leader: Some((node, address)), .. } => {
+                api.with("leader_node_id", node).with("leader_address", address)
+            }
+            _ => api,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use omma_common::error::{metadata_of, reason_of};
+
+    #[test]
+    fn followers_name_the_leader() {
+        let error = GroupError::NotLeader { group: 3, leader: Some((7, "10.0.0.7:7001".into())) };
+        let status = ApiError::from(error).to_status();
+        assert_eq!(reason_of(&status), Some(Reason::NotLeader));
+        assert_eq!(metadata_of(&status, "leader_node_id").as_deref(), Some("7"));
+        assert_eq!(metadata_of(&status, "leader_address").as_deref(), Some("10.0.0.7:7001"));
+    }
+
+    #[test]
+    fn an_unknown_leader_is_left_out() {
+        let status = ApiError::from(GroupError::NotLeader { group: 3, leader: None }).to_status();
+        assert_eq!(metadata_of(&status, "leader_node_id"), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! All replicas of this process, and what they share: the log's store, connections, the folder for snapshots.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::future::join_all;
+use omma_common::ids::{GroupId, NodeId};
+use parking_lot::Mutex;
+
+use super::error::GroupError;
+use super::log_store::LogDb;
+use super::log_writer::LogCounters;
+use super::machine::Machine;
+use super::network::Network;
+use super::peers::{AddressBook, Peers};
+use super::replica::Replica;
+use super::state_machine::StateMachine;
+use super::timings::RaftTimings;
+
+/// One per process.
+pub struct GroupHost {
+    pub(super) node: NodeId,
+    pub(super) spool: PathBuf,
+    timings: RaftTimings,
+    peers: Arc<Peers>,
+    log: Arc<LogDb>,
+    replicas: Mutex<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    running: HashMap<GroupId, Replica>,
+    /// Being started: a group's log must not be opened twice.
+    starting: HashSet<GroupId>,
+    stopped: bool,
+}
+
+impl GroupHost {
+    /// Opens or creates `data_dir/raft` and `data_dir/spool`, which is emptied. Blocks.
+    pub fn open(
+        data_dir: &Path,
+        node_id: NodeId,
+        timings: RaftTimings,
+        addresses: AddressBook,
+    ) -> Result<Arc<Self>, GroupError> {
+        timings.config(0)?;
+        let (raft, spool) = (data_dir.join("raft"), data_dir.join("spool"));
+        let io = |what: &str, path: &Path| {
+            let what = format!("{what} {}", path.display());
+            move |source| GroupError::Io { what, source }
+        };
+        std::fs::create_dir_all(&raft).map_err(io("cannot create", &raft))?;
+        if spool.exists() {
+            std::fs::remove_dir_all(&spool).map_err(io("cannot empty", &spool))?;
+        }
+        std::fs::create_dir_all(&spool).map_err(io("cannot create", &spool))?;
+        Ok(Arc::new(Self {
+            node: node_id,
+            spool,
+            timings,
+            peers: Arc::new(Peers::new(addresses)),
+            log: LogDb::open(&raft)?,
+            replicas: Mutex::default(),
+        }))
+    }
+
+    /// Opens this node's replica of `group`, or creates one that belongs to no group yet: it waits to be initialised,
+    /// or to be added by a leader. `state` must be the one that was used before. Returns the running one if there is.
+    pub async fn start(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
+        {
+            let mut registry = self.replicas.lock();
+            if registry.stopped {
+                return Err(GroupError::Stopped(group));
+            }
+            if let Some(running) = registry.running.get(&group) {
+                return Ok(running.clone());
+            }
+            if !registry.starting.insert(group) {
+                return Err(GroupError::Unavailable { group, why: "it is being started" });
+            }
+        }
+        let started = self.start_new(group, state).await;
+        let mut registry = self.replicas.lock();
+        registry.starting.remove(&group);
+        let replica = started?;
+        registry.running.insert(group, replica.clone());
+        Ok(replica)
+    }
+
+    async fn start_new(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
+        let fatal = |reason: String| GroupError::Fatal { group, reason };
+        let log = self.log.clone();
+        let log = tokio::task::spawn_blocking(move || log.group(group)).await.map_err(|e| fatal(e.to_string()))??;
+        let machine = Machine::new(state.clone()).await.map_err(|e| fatal(e.to_string()))?;
+        let network = Network { group, me: self.node, peers: self.peers.clone() };
+        let config = Arc::new(self.timings.config(group)?);
+        let raft = super::types::Raft::new(self.node, config, network, log, machine);
+        let raft = raft.await.map_err(|e| fatal(e.to_string()))?;
+        Ok(Replica::new(group, raft, state, self.peers.clone(), &self.timings))
+    }
+
+    /// This node's replica of `group`.
+    pub fn get(&self, group: GroupId) -> Option<Replica> {
+        self.replicas.lock().running.get(&group).cloned()
+    }
+
+    /// All of this node's replicas, by group.
+    pub fn replicas(&self) -> Vec<Replica> {
+        let mut replicas: Vec<_> = self.replicas.lock().running.values().cloned().collect();
+        replicas.sort_by_key(Replica::group);
+        replicas
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.node
+    }
+
+    /// What the logs cost so far.
+    pub fn log_counters(&self) -> LogCounters {
+        self.log.counters()
+    }
+
+    /// Stops one replica, flushes its state and forgets it; its log stays. It can be started again only after the
+    /// process was.
+    pub async fn stop(&self, group: GroupId) {
+        let replica = {
+            let mut registry = self.replicas.lock();
+            // Stays reserved: the log of this group is open.
+            registry.starting.insert(group);
+            registry.running.remove(&group)
+        };
+        if let Some(replica) = replica {
+            replica.stop().await;
+        }
+    }
+
+    /// Stops all replicas, flushes their states and the logs, and closes the store. Leaderships are not handed over:
+    /// see [`Replica::hand_over`].
+    pub async fn shutdown(&self) {
+        let replicas: Vec<Replica> = {
+            let mut registry = self.replicas.lock();
+            registry.stopped = true;
+            registry.running.drain().map(|(_, replica)| replica).collect()
+        };
+        join_all(replicas.iter().map(Replica::stop)).await;
+        let log = self.log.clone();
+        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+            tracing::error!("closing the Raft log panicked");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! One replica, as the rest of the node sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use omma_common::deadline::Deadline;
+use omma_common::ids::{GroupId, NodeId};
+use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::retry::Backoff;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{
+    ChangeMembershipError, ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError,
+    LinearizableReadError, RaftError,
+};
+use openraft::raft::ClientWriteResponse;
+use openraft::{BasicNode, LinearizerOption, RaftMetrics, ServerState};
+use tokio::sync::{Mutex, Semaphore, watch};
+
+use super::error::GroupError;
+use super::machine::blocking;
+use super::peers::Peers;
+use super::state_machine::StateMachine;
+use super::timings::RaftTimings;
+use super::types::{Command, Config, Raft};
+
+/// Proposals of one group that may wait at a time.
+const MAX_IN_FLIGHT: usize = 1024;
+/// Largest command: an append with one entry must fit into a message.
+const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
+
+/// What a replica does in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Takes proposals.
+    Leader,
+    /// Votes and replicates.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Replicates without a vote, or does not belong to the group yet.
+    Learner,
+}
+
+/// A replica's view of its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupState {
+    /// The group.
+    pub group: GroupId,
+    /// What this replica does.
+    pub role: Role,
+    /// Raft's term.
+    pub term: u64,
+    /// Who leads, as far as is known.
+    pub leader: Option<NodeId>,
+    /// Index of this replica's last log entry; 0 also if there is none.
+    pub last_log: u64,
+    /// Index of the last entry known to be committed.
+    pub committed: u64,
+    /// Index of the last entry applied here.
+    pub applied: u64,
+    /// Who votes, ascending.
+    pub voters: Vec<NodeId>,
+    /// Who only replicates, ascending.
+    pub learners: Vec<NodeId>,
+}
+
+/// An applied proposal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposed {
+    /// Its log index.
+    pub index: u64,
+    /// What the state machine said.
+    pub outcome: Bytes,
+}
+
+/// What a read must see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Barrier {
+    /// Everything acknowledged before the read began. Only on the leader.
+    Linearizable,
+    /// Everything up to this index. On any replica.
+    AtLeast(u64),
+    /// Whatever is there.
+    Any,
+}
+
+/// This node's replica of one group. Clones share it.
+#[derive(Clone)]
+pub struct Replica(Arc<Inner>);
+
+struct Inner {
+    group: GroupId,
+    raft: Raft,
+    state: Arc<dyn StateMachine>,
+    peers: Arc<Peers>,
+    admission: Arc<Semaphore>,
+    states: watch::Receiver<GroupState>,
+    receiving: Mutex<()>,
+    /// Time in which a group that works elects a leader.
+    election: Duration,
+}
+
+impl Replica {
+    pub(super) fn new(
+        group: GroupId,
+        raft: Raft,
+        state: Arc<dyn StateMachine>,
+        peers: Arc<Peers>,
+        timings: &RaftTimings,
+    ) -> Self {
+        let mut metrics = raft.metrics();
+        let (sender, states) = watch::channel(view(group, &metrics.borrow_watched()));
+        tokio::spawn(async move {
+            // Ends with the replica, or when nobody can look any more.
+            while metrics.changed().await.is_ok() && !sender.is_closed() {
+                let new = view(group, &metrics.borrow_watched());
+                sender.send_if_modified(|old| std::mem::replace(old, new) != *old);
+            }
+        });
+        Self(Arc::new(Inner {
+            group,
+            raft,
+            state,
+            peers,
+            admission: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            states,
+            receiving: Mutex::new(()),
+            election: timings.election_max * 2,
+        }))
+    }
+
+    pub(super) fn raft(&self) -> &Raft {
+        &self.0.raft
+    }
+
+    pub(super) fn receiving(&self) -> &Mutex<()> {
+        &self.0.receiving
+    }
+
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.0.group
+    }
+
+    /// Whether this replica has ever heard of members of its group.
+    pub async fn is_initialised(&self) -> Result<bool, GroupError> {
+        self.0.raft.is_initialized().await.map_err(|e| self.fatal(&e))
+    }
+
+    /// Makes `members` the group's first voters. To be called on one of them, or on all with the same members. Does
+    /// nothing if this replica has members already.
+    pub async fn initialise(&self, members: &[(NodeId, String)]) -> Result<(), GroupError> {
+        let nodes: BTreeMap<NodeId, BasicNode> = members.iter().map(|(id, at)| (*id, BasicNode::new(at))).collect();
+        match self.0.raft.initialize(nodes).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotInMembers(_))) => {
+                Err(self.refused("this node is not one of the first members"))
+            }
+            Err(RaftError::Fatal(e)) => Err(self.fatal(&e)),
+        }
+    }
+
+    /// Proposes `command` and waits until this replica has applied it.
+    ///
+    /// After [`GroupError::DeadlineExceeded`] and [`GroupError::OutcomeUnknown`], and if the future is dropped, the
+    /// command may still take effect.
+    pub async fn propose(&self, command: Bytes, deadline: Deadline) -> Result<Proposed, GroupError> {
+        let group = self.0.group;
+        if command.len() > MAX_COMMAND_BYTES {
+            return Err(GroupError::TooLarge { bytes: command.len(), limit: MAX_COMMAND_BYTES });
+        }
+        self.check_running()?;
+        let place = self.0.admission.clone().try_acquire_owned();
+        let place = place.map_err(|_| GroupError::Overloaded { group, in_flight: MAX_IN_FLIGHT })?;
+        let raft = self.0.raft.clone();
+        // A task of its own keeps its place until Raft is done with it, even if the caller goes: what waits in Raft
+        // stays bounded.
+        let write = tokio::spawn(async move {
+            let written = raft.client_write(Command(command)).await;
+            drop(place);
+            written
+        });
+        match tokio::time::timeout_at(deadline.instant(), write).await {
+            Err(_) => Err(GroupError::DeadlineExceeded { group }),
+            Ok(Ok(Ok(written))) => Ok(Proposed { index: written.log_id.index, outcome: written.data }),
+            Ok(Ok(Err(RaftError::APIError(error)))) => Err(self.write_error(error)),
+            Ok(Ok(Err(RaftError::Fatal(_)))) | Ok(Err(_)) => Err(GroupError::OutcomeUnknown { group }),
+        }
+    }
+
+    /// Waits until this replica's state is as fresh as `barrier` asks; returns the index that is applied then.
+    pub async fn read_barrier(&self, barrier: Barrier, deadline: Deadline) -> Result<u64, GroupError> {
+        let late = GroupError::DeadlineExceeded { group: self.0.group };
+        match barrier {
+            Barrier::Any => Ok(self.status().applied),
+            Barrier::AtLeast(index) => {
+                let mut states = self.watch();
+                let waited = tokio::time::timeout_at(deadline.instant(), states.wait_for(|s| s.applied >= index)).await;
+                match waited {
+                    Ok(Ok(state)) => Ok(state.applied),
+                    Ok(Err(_)) => Err(GroupError::Stopped(self.0.group)),
+                    Err(_) => Err(late),
+                }
+            }
+            Barrier::Linearizable => {
+                // By the lease; if that is out, a round of heartbeats renews it.
+                let lease = LinearizerOption::new(None, true).with_wait_timeout(deadline.left());
+                let read = tokio::time::timeout_at(deadline.instant(), self.0.raft.ensure_linearizable(lease)).await;
+                match read.map_err(|_| late)? {
+                    Ok(at) => Ok(self.status().applied.max(at.index())),
+                    Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => Err(self.forward(to)),
+                    Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                        Err(self.unavailable("no majority answers its leader"))
+                    }
+                    Err(RaftError::Fatal(e)) => Err(self.fatal(&e)),
+                }
+            }
+        }
+    }
+
+    /// This replica's view of its group, now.
+    pub fn status(&self) -> GroupState {
+        view(self.0.group, &self.0.raft.metrics().borrow_watched())
+    }
+
+    /// The same, as it changes.
+    pub fn watch(&self) -> watch::Receiver<GroupState> {
+        self.0.states.clone()
+    }
+
+    /// Adds `node` as a learner and waits until it has caught up. Only on the leader.
+    pub async fn add_learner(&self, node: NodeId, address: String, deadline: Deadline) -> Result<(), GroupError> {
+        self.change(deadline, || self.0.raft.add_learner(node, BasicNode::new(&address), true)).await
+    }
+
+    /// Makes `voters`, which must be members, the voters; others leave the group. Only on the leader.
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, deadline: Deadline) -> Result<(), GroupError> {
+        self.change(deadline, || self.0.raft.change_membership(voters.clone(), false)).await
+    }
+
+    /// Changes members, again and again while the reason against it passes by itself.
+    async fn change<F>(&self, deadline: Deadline, mut attempt: impl FnMut() -> F) -> Result<(), GroupError>
+    where
+        F: Future<Output = Result<ClientWriteResponse<Config>, RaftError<Config, ClientWriteError<Config>>>>,
+    {
+        let late = || GroupError::DeadlineExceeded { group: self.0.group };
+        let mut backoff = Backoff::in_cluster();
+        loop {
+            let done = tokio::time::timeout_at(deadline.instant(), attempt()).await.map_err(|_| late())?;
+            let error = match done {
+                Ok(_) => return Ok(()),
+                Err(RaftError::Fatal(e)) => return Err(self.fatal(&e)),
+                Err(RaftError::APIError(error)) => error,
+            };
+            let passes = match &error {
+                // A new leader first has to commit an entry of its own.
+                ClientWriteError::ChangeMembershipError(e) => {
+                    matches!(e, ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_))
+                }
+                ClientWriteError::ForwardToLeader(to) => to.reason != ForwardReason::NotLeader,
+                _ => false,
+            };
+            if !passes {
+                return Err(self.write_error(error));
+            }
+            if !backoff.sleep(deadline).await {
+                return Err(late());
+            }
+        }
+    }
+
+    /// Hands the leadership to `to`, which must be a voter, and waits until somebody else leads. Only on the leader.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), GroupError> {
+        let state = self.status();
+        if state.role != Role::Leader {
+            return Err(self.not_leader(state.leader, None));
+        }
+        if state.leader == Some(to) {
+            return Ok(());
+        }
+        if !state.voters.contains(&to) {
+            return Err(self.refused("the new leader must be a voter"));
+        }
+        self.0.raft.trigger().transfer_leader(to).await.map_err(|e| self.fatal(&e))?;
+        let mut states = self.watch();
+        let me = state.leader;
+        let moved = states.wait_for(|s| s.leader.is_some() && s.leader != me);
+        match tokio::time::timeout(self.0.election, moved).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(GroupError::Stopped(self.0.group)),
+            Err(_) => Err(self.unavailable("the leadership did not move")),
+        }
+    }
+
+    /// Before a shutdown: if this replica leads, the voter whose log is longest takes over. Takes at most about two
+    /// election timeouts; if it fails, the others elect a leader when this one is gone.
+    pub async fn hand_over(&self) {
+        let best = {
+            let metrics = self.0.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
+            let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id && voters.contains(id));
+            others.max_by_key(|(_, matching)| **matching).map(|(id, _)| *id)
+        };
+        let Some(to) = best else { return };
+        if let Err(error) = self.transfer_leader(to).await {
+            tracing::warn!(group = self.0.group, %error, "the leadership was not handed over");
+        }
+    }
+
+    /// Ends the replica and flushes its state.
+    pub(super) async fn stop(&self) {
+        // An error means that it has ended already.
+        let _ = self.0.raft.shutdown().await;
+        let state = self.0.state.clone();
+        if let Err(error) = blocking(move || state.flush()).await {
+            tracing::error!(group = self.0.group, %error, "the state was not flushed");
+        }
+    }
+
+    fn check_running(&self) -> Result<(), GroupError> {
+        let running = self.0.raft.metrics().borrow_watched().running_state.clone();
+        running.map_err(|e| self.fatal(&e))
+    }
+
+    fn fatal(&self, error: &Fatal<Config>) -> GroupError {
+        match error {
+            Fatal::Stopped => GroupError::Stopped(self.0.group),
+            other => GroupError::Fatal { group: self.0.group, reason: other.to_string() },
+        }
+    }
+
+    fn unavailable(&self, why: &'static str) -> GroupError {
+        GroupError::Unavailable { group: self.0.group, why }
+    }
+
+    fn refused(&self, reason: impl ToString) -> GroupError {
+        GroupError::Membership { group: self.0.group, reason: reason.to_string() }
+    }
+
+    fn not_leader(&self, leader: Option<NodeId>, node: Option<BasicNode>) -> GroupError {
+        let node = node.or_else(|| {
+            let metrics = self.0.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            leader.and_then(|id| metrics.membership_config.get_node(&id).cloned())
+        });
+        let leader = leader.zip(node).map(|(id, node)| (id, self.0.peers.address(id, &node.addr)));
+        GroupError::NotLeader { group: self.0.group, leader }
+    }
+
+    fn forward(&self, to: ForwardToLeader<Config>) -> GroupError {
+        match to.reason {
+            ForwardReason::NotLeader => self.not_leader(to.leader_id, to.leader_node),
+            ForwardReason::LeadershipTransfer => self.unavailable("its leadership moves"),
+            ForwardReason::LeaseExpired => self.unavailable("its leader has not heard from a majority lately"),
+        }
+    }
+
+    fn write_error(&self, error: ClientWriteError<Config>) -> GroupError {
+        match error {
+            ClientWriteError::ForwardToLeader(to) => self.forward(to),
+            ClientWriteError::LogEntryDiscarded(_) => GroupError::OutcomeUnknown { group: self.0.group },
+            ClientWriteError::ChangeMembershipError(e) => self.refused(e),
+            ClientWriteError::PreconditionFailed(e) => self.refused(e),
+        }
+    }
+}
+
+fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState {
+    let index = |id: &Option<super::types::LogId>| id.as_ref().map_or(0, |id| id.index);
+    let membership = metrics.membership_config.membership();
+    GroupState {
+        group,
+        role: match metrics.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner | ServerState::Shutdown => Role::Learner,
+        },
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        last_log: metrics.last_log_index.unwrap_or(0),
+        committed: index(&metrics.cluster_committed).max(index(&metrics.local_committed)),
+        applied: index(&metrics.last_applied),
+        voters: membership.voter_ids().collect(),
+        learners: membership.learner_ids().collect(),
+    }
+}

@@ -1,0 +1,111 @@
+//! The collections of a replica, in memory: counts, digests and indexes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use omma_proto::internal::v1::StoredCollection;
+use parking_lot::{Mutex, RwLock};
+
+use super::checkpoint::Covered;
+use crate::index::{IndexConfig, IndexError, LiveIndex, Storage};
+
+/// A collection that can be searched.
+pub(super) struct Collection {
+    pub(super) uid: u64,
+    pub(super) dimension: usize,
+    pub(super) index: LiveIndex,
+    /// What the newest checkpoint covers.
+    pub(super) covered: Mutex<Covered>,
+}
+
+struct Entry {
+    stored: StoredCollection,
+    /// `None` once it is dropped.
+    live: Option<Arc<Collection>>,
+    /// Dropped, and known to have left nothing behind.
+    cleared: bool,
+}
+
+/// How indexes are built.
+#[derive(Debug, Clone)]
+pub(super) struct IndexOptions {
+    pub(super) storage: Storage,
+    pub(super) threads: usize,
+}
+
+impl IndexOptions {
+    pub(super) fn config(&self, dimension: usize) -> IndexConfig {
+        IndexConfig { storage: self.storage, threads: self.threads, ..IndexConfig::new(dimension) }
+    }
+}
+
+/// All collections that this group's log ever named, dropped ones among them.
+pub(super) struct Collections {
+    options: IndexOptions,
+    entries: RwLock<HashMap<u64, Entry>>,
+}
+
+impl Collections {
+    pub(super) fn new(options: IndexOptions) -> Self {
+        Self { options, entries: RwLock::default() }
+    }
+
+    pub(super) fn options(&self) -> &IndexOptions {
+        &self.options
+    }
+
+    pub(super) fn stored(&self, uid: u64) -> Option<StoredCollection> {
+        self.entries.read().get(&uid).map(|e| e.stored.clone())
+    }
+
+    /// `None` if it is unknown or dropped.
+    pub(super) fn live(&self, uid: u64) -> Option<Arc<Collection>> {
+        self.entries.read().get(&uid).and_then(|e| e.live.clone())
+    }
+
+    pub(super) fn all_live(&self) -> Vec<Arc<Collection>> {
+        self.entries.read().values().filter_map(|e| e.live.clone()).collect()
+    }
+
+    pub(super) fn all_stored(&self) -> Vec<StoredCollection> {
+        self.entries.read().values().map(|e| e.stored.clone()).collect()
+    }
+
+    /// The collection to put into; made if it is new.
+    pub(super) fn ensure(&self, uid: u64, dimension: u32) -> Result<Arc<Collection>, IndexError> {
+        if let Some(live) = self.live(uid) {
+            return Ok(live);
+        }
+        let dimension = dimension as usize;
+        let index = LiveIndex::new(self.options.config(dimension))?;
+        let live = Arc::new(Collection { uid, dimension, index, covered: Mutex::default() });
+        self.insert(StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() }, Some(live.clone()));
+        Ok(live)
+    }
+
+    /// Adds a collection as it was found on disk.
+    pub(super) fn insert(&self, stored: StoredCollection, live: Option<Arc<Collection>>) {
+        self.entries.write().insert(stored.uid, Entry { stored, live, cleared: false });
+    }
+
+    /// Dropped collections whose records may still be stored.
+    pub(super) fn to_clear(&self) -> Vec<u64> {
+        self.entries.read().values().filter(|e| e.stored.dropped && !e.cleared).map(|e| e.stored.uid).collect()
+    }
+
+    /// Nothing of a dropped collection is stored any more.
+    pub(super) fn cleared(&self, uid: u64) {
+        if let Some(entry) = self.entries.write().get_mut(&uid) {
+            entry.cleared = entry.stored.dropped;
+        }
+    }
+
+    /// Takes over new counts and digests; lets go of what is dropped.
+    pub(super) fn update(&self, changed: impl IntoIterator<Item = StoredCollection>) {
+        let mut entries = self.entries.write();
+        for stored in changed {
+            let live = entries.remove(&stored.uid).and_then(|e| e.live).filter(|_| !stored.dropped);
+            entries.insert(stored.uid, Entry { stored, live, cleared: false });
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A replica's background thread: tail into graph, checkpoints, rebuilds, and the remains of dropped collections.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use super::checkpoint;
+use super::collection::Collection;
+use super::keys;
+use super::open::Contents;
+use super::records::embeddings_from;
+use super::state::Inner;
+use crate::group::state_machine::StateError;
+use crate::store::Batch;
+
+/// Images moved before the thread looks at the next collection.
+const DRAIN: usize = 256;
+/// Wait when there was nothing to do. The tail is searched exactly meanwhile, so nobody sees this.
+const IDLE: Duration = Duration::from_millis(50);
+/// Wait after a failure, so that a full disk is not hammered.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// Runs until it is dropped.
+pub(super) struct Maintenance {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Maintenance {
+    pub(super) fn start(state: Arc<Inner>) -> Result<Self, StateError> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name(format!("images-{}", state.group)).spawn(move || {
+            let mut wait = Duration::ZERO;
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
+                wait = match round(&state) {
+                    Ok(true) => Duration::ZERO,
+                    Ok(false) => IDLE,
+                    Err(error) => {
+                        tracing::error!(group = state.group, %error, "maintenance failed; trying again");
+                        AFTER_FAILURE
+                    }
+                };
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a maintenance thread had panicked");
+        }
+    }
+}
+
+/// One round over all collections; true if there is more to do at once.
+fn round(state: &Inner) -> Result<bool, StateError> {
+    let contents = state.contents();
+    // Until then keys may still arrive out of order, which a checkpoint's watermark could not express.
+    if !contents.is_settled() {
+        return Ok(false);
+    }
+    let mut busy = false;
+    for collection in contents.collections.all_live() {
+        let moved = collection.index.drain(DRAIN)?;
+        busy |= moved == DRAIN;
+        if collection.index.needs_rebuild() {
+            rebuild(&contents, &collection)?;
+        }
+        let stats = collection.index.stats();
+        let covered = *collection.covered.lock();
+        if checkpoint::is_due(covered, stats.graph, stats.watermark) {
+            write_checkpoint(state, &contents, &collection)?;
+        }
+    }
+    for uid in contents.collections.to_clear() {
+        for prefix in keys::contents(uid) {
+            contents.table.remove_prefix(&prefix)?;
+        }
+        checkpoint::remove(&contents.graphs, uid)?;
+        contents.collections.cleared(uid);
+    }
+    Ok(busy)
+}
+
+fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateError> {
+    tracing::info!(collection_uid = collection.uid, "building the graph again without its tombstones");
+    let mut failed = None;
+    let records = embeddings_from(&contents.table, collection.uid, 0).map_while(|entry| match entry {
+        Ok(record) => Some(record),
+        Err(error) => {
+            failed = Some(error);
+            None
+        }
+    });
+    collection.index.rebuild(records)?;
+    match failed {
+        Some(error) => Err(error),
+        None => {
+            // Its checkpoint must not come back: it holds what the new graph's tombstones no longer name.
+            collection.covered.lock().count = 0;
+            Ok(())
+        }
+    }
+}
+
+fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection) -> Result<(), StateError> {
+    let started = std::time::Instant::now();
+    let export = collection.index.export()?;
+    let previous = *collection.covered.lock();
+    let covered = checkpoint::write(
+        &state.store,
+        &contents.graphs,
+        collection.uid,
+        collection.dimension as u32,
+        &export,
+        previous,
+    )?;
+    *collection.covered.lock() = covered;
+    forget_tombstones(contents, collection, covered.watermark)?;
+    tracing::info!(
+        group = state.group,
+        collection_uid = collection.uid,
+        images = covered.count,
+        bytes = export.bytes.len(),
+        took = ?started.elapsed(),
+        "checkpoint written"
+    );
+    Ok(())
+}
+
+/// Removes the tombstones of records that the checkpointed graph does not hold.
+fn forget_tombstones(contents: &Contents, collection: &Collection, watermark: u64) -> Result<(), StateError> {
+    let needless = |key: u64| key <= watermark && !collection.index.is_tombstone(key);
+    let mut found = Vec::new();
+    for entry in contents.table.prefix(&keys::tombstones(collection.uid)) {
+        found.extend(keys::trailing_key(&entry?.0).filter(|key| needless(*key)));
+    }
+    // Apply holds this lock from before it stores a tombstone until the index knows of it.
+    let _no_apply = contents.answers.lock();
+    let mut batch = Batch::default();
+    for key in found.into_iter().filter(|key| needless(*key)) {
+        batch.remove(keys::tombstone(collection.uid, key));
+    }
+    Ok(contents.table.apply(batch)?)
+}

@@ -1,0 +1,25 @@
+//! The image state machine: what one replica of a shard group holds, and how commands change it.
+//!
+//! One write, through these files: [`state`] takes committed commands, [`plan`] decides what each changes (pure),
+//! the store makes the changes in one batch, and the collection's index follows. [`maintenance`] moves the tail into
+//! the HNSW graph and writes checkpoints; [`snapshot`] sends and takes whole states.
+
+mod answers;
+mod checkpoint;
+mod collection;
+pub mod command;
+mod digest;
+mod keys;
+mod maintenance;
+mod open;
+mod plan;
+mod query;
+mod records;
+mod snapshot;
+mod state;
+
+pub use query::{ImageHit, Stored};
+pub use state::{ImageState, ImagesConfig, StateStats};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! Opening a replica's state: what is on disk becomes collections with searchable indexes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use omma_common::ids::GroupId;
+use omma_proto::internal::v1::{StoredAnswer, StoredCollection};
+use parking_lot::Mutex;
+
+use super::answers::Answers;
+use super::checkpoint::{self, Covered};
+use super::collection::{Collection, Collections, IndexOptions};
+use crate::format::{open_message, open_u64, seal};
+use super::keys;
+use super::records::embeddings_from;
+use crate::group::state_machine::StateError;
+use crate::index::LiveIndex;
+use crate::store::{Batch, Store, Table};
+
+/// One generation of a replica's state: a snapshot that is installed begins a new one.
+pub(super) struct Contents {
+    pub(super) generation: u64,
+    /// Records, collections, answers, and what Raft stores.
+    pub(super) table: Table,
+    /// Checkpoints of graphs.
+    pub(super) graphs: Table,
+    pub(super) collections: Collections,
+    pub(super) answers: Mutex<Answers>,
+    pub(super) applied: AtomicU64,
+    /// Until this log index is applied, the state may hold effects of later entries; 0 once it is exact.
+    pub(super) settled_at: AtomicU64,
+}
+
+const CATALOG: &str = "catalog";
+
+fn state_name(group: GroupId, generation: u64) -> String {
+    format!("state.{group}.{generation}")
+}
+
+fn graphs_name(group: GroupId, generation: u64) -> String {
+    format!("graphs.{group}.{generation}")
+}
+
+/// The generation in use.
+pub(super) fn current_generation(store: &Store, group: GroupId) -> Result<u64, StateError> {
+    let value = store.table(CATALOG)?.get(group.to_be_bytes())?;
+    value.map_or(Ok(0), |v| open_u64("catalog entry", &v))
+}
+
+/// Makes `generation` the one in use, durably.
+pub(super) fn switch_generation(store: &Store, group: GroupId, generation: u64) -> Result<(), StateError> {
+    store.flush()?;
+    let mut batch = Batch::default();
+    batch.insert(group.to_be_bytes(), seal(&generation.to_be_bytes()));
+    store.table(CATALOG)?.apply(batch)?;
+    Ok(store.flush()?)
+}
+
+/// Removes all that belongs to a generation.
+pub(super) fn remove_generation(store: &Store, group: GroupId, generation: u64) -> Result<(), StateError> {
+    store.drop_table(&state_name(group, generation))?;
+    store.drop_table(&graphs_name(group, generation))?;
+    Ok(())
+}
+
+/// The table of a generation, to be filled.
+pub(super) fn state_table(store: &Store, group: GroupId, generation: u64) -> Result<Table, StateError> {
+    Ok(store.table(&state_name(group, generation))?)
+}
+
+impl Contents {
+    /// Opens a generation, or makes it.
+    pub(super) fn open(
+        store: &Store,
+        group: GroupId,
+        generation: u64,
+        options: IndexOptions,
+    ) -> Result<Self, StateError> {
+        let table = state_table(store, group, generation)?;
+        let graphs = store.table(&graphs_name(group, generation))?;
+        let number = |key: &[u8]| table.get(key)?.map_or(Ok(0), |v| open_u64("index", &v));
+        let (applied, settled_at) = (number(keys::APPLIED)?, number(keys::SETTLED)?);
+        let mut answers = Answers::default();
+        for entry in table.prefix(keys::ANSWERS) {
+            let answer: StoredAnswer = open_message("answer", &entry?.1)?;
+            answers.keep(answer);
+        }
+        let contents = Self {
+            generation,
+            graphs,
+            collections: Collections::new(options),
+            answers: Mutex::new(answers),
+            applied: AtomicU64::new(applied),
+            settled_at: AtomicU64::new(settled_at),
+            table: table.clone(),
+        };
+        for entry in table.prefix(keys::COLLECTIONS) {
+            let stored: StoredCollection = open_message("collection", &entry?.1)?;
+            let live = match stored.dropped {
+                true => None,
+                false => Some(Arc::new(contents.open_collection(&stored)?)),
+            };
+            contents.collections.insert(stored, live);
+        }
+        if contents.is_settled() {
+            contents.fill_tails()?;
+        }
+        Ok(contents)
+    }
+
+    /// Puts what is newer than the graphs into the tails, oldest first. Only then can the state be searched.
+    pub(super) fn fill_tails(&self) -> Result<(), StateError> {
+        for collection in self.collections.all_live() {
+            let first = collection.covered.lock().watermark + 1;
+            for entry in embeddings_from(&self.table, collection.uid, first) {
+                let (key, embedding) = entry?;
+                collection.index.insert(key, embedding);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// A collection with the graph of its newest good checkpoint.
+    fn open_collection(&self, stored: &StoredCollection) -> Result<Collection, StateError> {
+        let (uid, dimension) = (stored.uid, stored.dimension as usize);
+        let options = self.collections.options();
+        let (index, covered) = match restore_graph(&self.table, &self.graphs, stored, options) {
+            Ok(Some(restored)) => restored,
+            Ok(None) => (LiveIndex::new(options.config(dimension))?, Covered::default()),
+            Err(error) => {
+                tracing::warn!(collection_uid = uid, %error, "checkpoint unusable: building the graph again from records");
+                checkpoint::remove(&self.graphs, uid)?;
+                (LiveIndex::new(options.config(dimension))?, Covered::default())
+            }
+        };
+        Ok(Collection { uid, dimension, index, covered: Mutex::new(covered) })
+    }
+
+    /// Whether the state is exactly that of its applied index.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled_at.load(Ordering::Acquire) == 0
+    }
+}
+
+fn restore_graph(
+    table: &Table,
+    graphs: &Table,
+    stored: &StoredCollection,
+    options: &IndexOptions,
+) -> Result<Option<(LiveIndex, Covered)>, StateError> {
+    let Some((covered, bytes)) = checkpoint::read(graphs, stored.uid)? else { return Ok(None) };
+    let mut tombstones = Vec::new();
+    for entry in table.prefix(&keys::tombstones(stored.uid)) {
+        tombstones.extend(keys::trailing_key(&entry?.0).filter(|key| *key <= covered.watermark));
+    }
+    let config = options.config(stored.dimension as usize);
+    let index = LiveIndex::restore(config, &bytes, covered.watermark, tombstones)?;
+    Ok(Some((index, covered)))
+}

@@ -1,0 +1,222 @@
+//! The state machine itself: commands in, outcomes out.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use omma_common::ids::GroupId;
+use parking_lot::RwLock;
+
+use super::collection::IndexOptions;
+use super::digest::Digest;
+use crate::format::{open, seal};
+use super::keys;
+use super::maintenance::Maintenance;
+use super::open::{Contents, current_generation, remove_generation, switch_generation};
+use super::plan::{IndexChange, Planner};
+use super::records::Records;
+use super::snapshot;
+use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
+use crate::index::Storage;
+use crate::store::Store;
+
+/// How a replica keeps its images.
+#[derive(Debug, Clone)]
+pub struct ImagesConfig {
+    /// Numbers in the HNSW graph. Records keep f32, and hits are ranked by those.
+    pub storage: Storage,
+    /// Threads that may search and build one collection's graph at once.
+    pub index_threads: usize,
+}
+
+/// One replica's images.
+#[derive(Clone)]
+pub struct ImageState {
+    inner: Arc<Inner>,
+    _maintenance: Arc<Maintenance>,
+}
+
+pub(super) struct Inner {
+    pub(super) group: GroupId,
+    pub(super) store: Store,
+    options: IndexOptions,
+    contents: RwLock<Arc<Contents>>,
+}
+
+/// Numbers of a replica's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StateStats {
+    /// Log index of the newest entry that is applied.
+    pub applied: u64,
+    /// Live images, over all collections.
+    pub images: u64,
+    /// Of all records; empty while the state is not exact (just after a snapshot).
+    pub digest: Vec<u8>,
+    /// Images in HNSW graphs, tombstones among them.
+    pub graph: u64,
+    /// Images not yet in a graph.
+    pub tail: u64,
+    /// Dead images in graphs.
+    pub tombstones: u64,
+    /// The log index that every collection's newest checkpoint covers.
+    pub checkpoint: u64,
+    /// Live images by collection.
+    pub collections: Vec<(u64, u64)>,
+}
+
+impl ImageState {
+    /// Opens the state of `group` in `store`, or makes an empty one, and starts its maintenance thread.
+    pub fn open(store: Store, group: GroupId, config: &ImagesConfig) -> Result<Self, StateError> {
+        let options = IndexOptions { storage: config.storage, threads: config.index_threads };
+        let generation = current_generation(&store, group)?;
+        // Left by an install that was cut off before or after its switch.
+        remove_generation(&store, group, generation + 1)?;
+        if let Some(old) = generation.checked_sub(1) {
+            remove_generation(&store, group, old)?;
+        }
+        let contents = Contents::open(&store, group, generation, options.clone())?;
+        let inner = Arc::new(Inner { group, store, options, contents: RwLock::new(Arc::new(contents)) });
+        let maintenance = Arc::new(Maintenance::start(inner.clone())?);
+        Ok(Self { inner, _maintenance: maintenance })
+    }
+
+    pub(super) fn contents(&self) -> Arc<Contents> {
+        self.inner.contents()
+    }
+
+    /// Numbers for status and limits.
+    pub fn stats(&self) -> StateStats {
+        let contents = self.contents();
+        let mut stats = StateStats { applied: contents.applied(), ..StateStats::default() };
+        let mut digest = Digest::default();
+        for stored in contents.collections.all_stored().into_iter().filter(|c| !c.dropped) {
+            stats.images += stored.image_count;
+            digest += Digest::from_bytes(&stored.digest);
+            stats.collections.push((stored.uid, stored.image_count));
+        }
+        if contents.is_settled() {
+            stats.digest = digest.to_bytes();
+        }
+        let mut checkpoint = None;
+        for collection in contents.collections.all_live() {
+            let index = collection.index.stats();
+            stats.graph += index.graph as u64;
+            stats.tail += index.tail as u64;
+            stats.tombstones += index.tombstones as u64;
+            let covered = keys::index_of(collection.covered.lock().watermark);
+            checkpoint = Some(checkpoint.map_or(covered, |c: u64| c.min(covered)));
+        }
+        stats.checkpoint = checkpoint.unwrap_or(0);
+        stats
+    }
+
+    /// Images of a collection that wait for its graph.
+    pub fn tail(&self, uid: u64) -> usize {
+        self.contents().collections.live(uid).map_or(0, |c| c.index.stats().tail)
+    }
+}
+
+impl Inner {
+    pub(super) fn contents(&self) -> Arc<Contents> {
+        self.contents.read().clone()
+    }
+}
+
+/// Makes new collections and, unless the tails are to be filled as a whole later, inserts what is new.
+fn insert_into_indexes(contents: &Contents, changes: &[IndexChange], settled: bool) -> Result<(), StateError> {
+    for change in changes {
+        if let IndexChange::Insert { uid, key, embedding } = change {
+            let collection = contents.collections.ensure(*uid, embedding.len() as u32)?;
+            if settled {
+                collection.index.insert(*key, embedding);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_from_indexes(contents: &Contents, changes: &[IndexChange]) {
+    for change in changes {
+        if let IndexChange::Remove { uid, key } = change
+            && let Some(collection) = contents.collections.live(*uid)
+        {
+            collection.index.remove(*key);
+        }
+    }
+}
+
+impl StateMachine for ImageState {
+    fn raft_state(&self) -> Result<Option<Bytes>, StateError> {
+        let value = self.contents().table.get(keys::RAFT)?;
+        value.map(|v| open("Raft's state", &v).map(Bytes::copy_from_slice)).transpose()
+    }
+
+    fn apply(&self, entries: Vec<Committed>, raft: Bytes) -> Result<Vec<Bytes>, StateError> {
+        let contents = self.contents();
+        let Some(last) = entries.last().map(|e| e.index) else { return Ok(Vec::new()) };
+        let mut answers = contents.answers.lock();
+        let view = Records { table: &contents.table, collections: &contents.collections };
+        let mut planner = Planner::new(&view, &mut answers);
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            outcomes.push(match &entry.command {
+                Some(command) => planner.command(entry.index, command)?,
+                None => Bytes::new(),
+            });
+        }
+        planner.finish();
+        let Planner { mut batch, index, collections, .. } = planner;
+        batch.insert(keys::RAFT, seal(&raft));
+        batch.insert(keys::APPLIED, seal(&last.to_be_bytes()));
+        let settled = contents.is_settled();
+        let settles = !settled && last >= contents.settled_at.load(Ordering::Acquire);
+        if settles {
+            batch.remove(keys::SETTLED);
+        }
+
+        // New records enter the index before the table, old ones leave it after: a search that meets neither the old
+        // nor the new record of an image knows that it raced with this, and looks again.
+        insert_into_indexes(&contents, &index, settled)?;
+        contents.table.apply(batch)?;
+        contents.applied.store(last, Ordering::Release);
+        if settled {
+            remove_from_indexes(&contents, &index);
+        }
+        if settles {
+            contents.fill_tails()?;
+            contents.settled_at.store(0, Ordering::Release);
+        }
+        contents.collections.update(collections.into_values());
+        Ok(outcomes)
+    }
+
+    fn flush(&self) -> Result<(), StateError> {
+        Ok(self.inner.store.flush()?)
+    }
+
+    fn snapshot(&self) -> Result<(Bytes, SnapshotChunks), StateError> {
+        let contents = self.contents();
+        let raft = self.raft_state()?.unwrap_or_default();
+        Ok((raft, snapshot::read(contents)))
+    }
+
+    fn install(&self, raft: Bytes, chunks: SnapshotChunks) -> Result<(), StateError> {
+        let Inner { group, store, options, contents } = &*self.inner;
+        let generation = self.contents().generation + 1;
+        remove_generation(store, *group, generation)?;
+        snapshot::write(store, *group, generation, &raft, chunks)?;
+        switch_generation(store, *group, generation)?;
+        let installed = Arc::new(Contents::open(store, *group, generation, options.clone())?);
+        let old = std::mem::replace(&mut *contents.write(), installed);
+        // Readers finish with the old tables; if one takes too long, the next start removes them.
+        let patience = Instant::now() + Duration::from_secs(60);
+        while Arc::strong_count(&old) > 1 && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if Arc::strong_count(&old) == 1 {
+            remove_generation(store, *group, old.generation)?;
+        }
+        Ok(())
+    }
+}

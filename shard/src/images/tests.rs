@@ -1,0 +1,274 @@
+//! The state machine as a whole, against a plain map: random commands, restarts, and snapshots that are read while
+//! more is applied. Seeds are printed; set `OMMA_SEED` to run one again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use omma_proto::internal::v1::image_command::Command;
+use omma_proto::internal::v1::{DeleteRecords, DropRecords, ImageOutcome, PutRecord, PutRecords};
+use omma_proto::v1::PutEffect;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+
+use super::command::{decode_outcome, encode};
+use super::{ImageState, ImagesConfig};
+use crate::group::state_machine::{Committed, StateError, StateMachine};
+use crate::index::{Storage, dot};
+use crate::store::Store;
+
+const DIMENSION: usize = 16;
+const UID: u64 = 7;
+
+fn seed() -> u64 {
+    let seed = std::env::var("OMMA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("OMMA_SEED={seed}");
+    seed
+}
+
+fn open(dir: &TempDir) -> ImageState {
+    let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
+    ImageState::open(store, 1, &ImagesConfig { storage: Storage::F16, index_threads: 2 }).unwrap()
+}
+
+fn unit(rng: &mut StdRng) -> Vec<f32> {
+    let mut v: Vec<f32> = (0..DIMENSION).map(|_| rng.random_range(-1.0..1.0)).collect();
+    omma_common::vector::normalise(&mut v, DIMENSION).unwrap();
+    v
+}
+
+fn put(items: &[(String, Vec<f32>)]) -> Command {
+    let record = |(id, v): &(String, Vec<f32>)| PutRecord {
+        id: id.clone(),
+        embedding: omma_common::vector::to_bytes(v),
+        ..PutRecord::default()
+    };
+    Command::Put(PutRecords { dimension: DIMENSION as u32, records: items.iter().map(record).collect() })
+}
+
+fn apply(state: &ImageState, index: u64, command: Command) -> ImageOutcome {
+    let command = Some(encode("", UID, command));
+    let raft = Bytes::from(index.to_le_bytes().to_vec());
+    decode_outcome(&state.apply(vec![Committed { index, command }], raft).unwrap()[0])
+}
+
+/// A random history, and what it should lead to.
+struct History {
+    rng: StdRng,
+    index: u64,
+    model: BTreeMap<String, Vec<f32>>,
+}
+
+impl History {
+    fn new(seed: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), index: 0, model: BTreeMap::new() }
+    }
+
+    fn next(&mut self) -> (u64, Command) {
+        self.index += 1;
+        let ids: Vec<String> =
+            (0..self.rng.random_range(1..8)).map(|_| format!("i{}", self.rng.random_range(0..300))).collect();
+        if self.rng.random_bool(0.25) {
+            ids.iter().for_each(|id| drop(self.model.remove(id)));
+            return (self.index, Command::Delete(DeleteRecords { ids }));
+        }
+        let items: Vec<_> = ids.into_iter().map(|id| (id, unit(&mut self.rng))).collect();
+        self.model.extend(items.iter().cloned());
+        (self.index, put(&items))
+    }
+
+    fn run(&mut self, state: &ImageState, steps: usize) -> Vec<(u64, Command)> {
+        let log: Vec<_> = (0..steps).map(|_| self.next()).collect();
+        log.iter().for_each(|(index, command)| drop(apply(state, *index, command.clone())));
+        log
+    }
+
+    /// The state holds exactly the model: by id, by count, and each image nearest to itself.
+    fn check(&self, state: &ImageState) {
+        assert_eq!(state.stats().images, self.model.len() as u64);
+        let ids: Vec<String> = (0..300).map(|i| format!("i{i}")).collect();
+        let found = state.get(UID, &ids, true).unwrap();
+        assert_eq!(found.len(), self.model.len());
+        for image in found {
+            let want = &self.model[&image.id];
+            assert_eq!(&image.embedding.unwrap().values, want);
+            let hits = state.search(UID, want, 3, false).unwrap();
+            assert_eq!(hits[0].id, image.id);
+            assert_eq!(hits[0].score, dot(want, want));
+            assert!(hits.iter().all(|h| self.model.contains_key(&h.id)));
+        }
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < patience, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn equals_a_map_also_after_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(seed());
+    for _ in 0..4 {
+        let state = open(&dir);
+        history.check(&state);
+        history.run(&state, 150);
+        history.check(&state);
+        until("the tail is moved", || state.stats().tail == 0);
+        history.check(&state);
+        assert_eq!(state.raft_state().unwrap().unwrap()[..], history.index.to_le_bytes());
+        state.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_snapshot_read_while_more_is_applied_leads_to_the_same_state() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (leader, follower) = (open(&from), open(&to));
+    let mut history = History::new(seed());
+    history.run(&leader, 400);
+
+    let (raft, mut chunks) = leader.snapshot().unwrap();
+    assert_eq!(raft[..], 400u64.to_le_bytes());
+    let first = chunks.next();
+    let later = history.run(&leader, 200);
+    let chunks = first.into_iter().chain(chunks);
+    follower.install(raft, Box::new(chunks.collect::<Vec<_>>().into_iter())).unwrap();
+
+    // Until it has applied what the snapshot may have seen of the future, it does not serve.
+    assert!(matches!(follower.get(UID, &["i0".into()], false), Err(StateError::Settling)));
+    assert!(follower.stats().digest.is_empty());
+    for (index, command) in later {
+        apply(&follower, index, command);
+    }
+    history.check(&follower);
+    assert_eq!(follower.stats().digest, leader.stats().digest);
+    assert_eq!(follower.raft_state().unwrap(), leader.raft_state().unwrap());
+
+    // And it is all there after a restart.
+    follower.flush().unwrap();
+    drop(follower);
+    let follower = open(&to);
+    history.check(&follower);
+    assert_eq!(follower.stats().digest, leader.stats().digest);
+}
+
+#[test]
+fn a_quiet_snapshot_serves_at_once_and_replaces_what_was_there() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (leader, follower) = (open(&from), open(&to));
+    let mut history = History::new(seed());
+    history.run(&leader, 100);
+    apply(&follower, 1, put(&[("stale".to_owned(), unit(&mut history.rng))]));
+    let (raft, chunks) = leader.snapshot().unwrap();
+    follower.install(raft, chunks).unwrap();
+    history.check(&follower);
+    assert!(follower.get(UID, &["stale".into()], false).unwrap().is_empty());
+    assert_eq!(follower.stats().digest, leader.stats().digest);
+}
+
+#[test]
+fn a_damaged_snapshot_changes_nothing() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (leader, follower) = (open(&from), open(&to));
+    let mut history = History::new(seed());
+    history.run(&leader, 50);
+    let mut own = History::new(1);
+    own.run(&follower, 50);
+    let (raft, chunks) = leader.snapshot().unwrap();
+    let cut: Vec<_> = chunks.map(|c| c.map(|b| b.slice(..b.len() - 9))).collect();
+    assert!(matches!(follower.install(raft, Box::new(cut.into_iter())), Err(StateError::Damaged { .. })));
+    own.check(&follower);
+}
+
+#[test]
+fn restarts_from_a_checkpoint_and_from_a_damaged_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = StdRng::seed_from_u64(seed());
+    let state = open(&dir);
+    let items: Vec<_> = (0..4_000).map(|i| (format!("i{i}"), unit(&mut rng))).collect();
+    for (index, chunk) in (1..).zip(items.chunks(100)) {
+        apply(&state, index, put(chunk));
+    }
+    until("a checkpoint is written", || state.stats().checkpoint > 0);
+    until("the tail is moved", || state.stats().tail == 0);
+    apply(&state, 41, Command::Delete(DeleteRecords { ids: vec!["i0".into()] }));
+    state.flush().unwrap();
+    let (covered, digest) = (state.stats().checkpoint, state.stats().digest);
+    drop(state);
+
+    let expect_all = |state: &ImageState| {
+        for (id, v) in items.iter().skip(1).step_by(97) {
+            assert_eq!(&state.search(UID, v, 1, false).unwrap()[0].id, id);
+        }
+        assert_ne!(state.search(UID, &items[0].1, 1, false).unwrap()[0].id, "i0");
+        assert_eq!(state.stats().digest, digest);
+    };
+    let state = open(&dir);
+    assert_eq!(state.stats().checkpoint, covered);
+    assert!(state.stats().graph > 0, "nothing is built again that was checkpointed");
+    expect_all(&state);
+    drop(state);
+
+    let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
+    let graphs = store.table("graphs.1.0").unwrap();
+    let (key, mut value) = graphs.prefix(b"").next().map(|e| e.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).unwrap();
+    value[100] ^= 1;
+    let mut batch = crate::store::Batch::default();
+    batch.insert(key, value);
+    graphs.apply(batch).unwrap();
+    store.flush().unwrap();
+    drop((graphs, store));
+    let state = open(&dir);
+    assert_eq!(state.stats().tail as u64 + state.stats().graph, 3_999);
+    expect_all(&state);
+}
+
+#[test]
+fn a_dropped_collection_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = open(&dir);
+    let mut history = History::new(seed());
+    history.run(&state, 100);
+    apply(&state, 101, Command::Drop(DropRecords {}));
+    assert_eq!((state.stats().images, state.search(UID, &[1.0; DIMENSION], 3, false).unwrap().len()), (0, 0));
+    let stored = || super::keys::contents(UID).iter().map(|p| state.contents().table.prefix(p).count()).sum::<usize>();
+    until("its records are removed", || stored() == 0);
+    let outcome = apply(&state, 102, put(&[("i1".to_owned(), unit(&mut history.rng))]));
+    assert!(outcome.effects.is_empty() && outcome.refusal != 0);
+}
+
+#[test]
+fn searches_never_miss_an_image_that_is_being_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = open(&dir);
+    let mut rng = StdRng::seed_from_u64(seed());
+    let target = unit(&mut rng);
+    apply(&state, 1, put(&[("target".to_owned(), target.clone())]));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let hits = state.search(UID, &target, 1, false).unwrap();
+                    assert_eq!(hits.len(), 1);
+                    assert_eq!(hits[0].id, "target");
+                    assert_eq!(state.get(UID, &["target".to_owned()], true).unwrap().len(), 1);
+                }
+            });
+        }
+        for index in 2..1500 {
+            // A little different each time, so that it is not "unchanged".
+            let mut next = target.clone();
+            next[0] += 1e-3 * (index % 7) as f32;
+            omma_common::vector::normalise(&mut next, DIMENSION).unwrap();
+            let effects = apply(&state, index, put(&[("target".to_owned(), next)])).effects;
+            assert_eq!(effects, [PutEffect::Replaced as i32]);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

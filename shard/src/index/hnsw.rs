@@ -1,0 +1,247 @@
+//! The HNSW graph: the only file that names usearch.
+//!
+//! The engine's methods all take `&self` and promise thread safety, but not all of it holds (2.26.6): `reserve` and
+//! `load` move what searches read, and a search takes no node locks, so that beside an insert it can meet a list of
+//! neighbours that is just being rewritten (and miss what hangs on it) or an entry node of a level that is not there
+//! yet. So searches share the read side of a lock, and inserts, in short slices, own the write side; inserts among
+//! each other do lock nodes and run in parallel.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{RwLock, RwLockWriteGuard};
+use usearch::{Index, IndexOptions, MetricKind, ScalarKind, ffi::Matches};
+
+use super::pace::{self, Pace};
+use super::slots::Slots;
+use super::{Allow, Candidate, IndexConfig, IndexError, Storage, VectorIndex, check, hnsw_format};
+
+/// How long a search waits for a thread slot.
+const SLOT_WAIT: Duration = Duration::from_secs(5);
+/// Reserved at first; doubled when full.
+const FIRST_CAPACITY: usize = 4096;
+
+/// A graph of embeddings. Nothing is ever removed from it.
+pub struct Hnsw {
+    index: RwLock<Index>,
+    config: IndexConfig,
+    slots: Slots,
+    /// Searches in or before the lock.
+    searching: AtomicUsize,
+    adders: usize,
+}
+
+impl Hnsw {
+    /// An empty graph.
+    pub fn new(config: IndexConfig) -> Result<Self, IndexError> {
+        Ok(Self::over(engine(&config)?, config))
+    }
+
+    /// A graph out of the bytes of [`Hnsw::export`] under the same configuration.
+    ///
+    /// Every length, level and neighbour is checked before the engine sees them: damaged bytes are an error.
+    pub fn restore(config: IndexConfig, bytes: &[u8]) -> Result<Self, IndexError> {
+        let count = hnsw_format::check(bytes, &config).map_err(|why| IndexError::Checkpoint(why.to_string()))?;
+        let index = engine(&config)?;
+        if count > 0 {
+            index.load_from_buffer(bytes).map_err(|e| IndexError::Checkpoint(e.to_string()))?;
+            // Loading takes the expansions' defaults and no room to grow.
+            index.change_expansion_add(config.expansion_add);
+            index.change_expansion_search(config.expansion_search);
+            reserve(&index, count + count / 4 + FIRST_CAPACITY, config.threads)?;
+        }
+        let loaded = (index.size(), index.dimensions(), index.connectivity());
+        if loaded != (count, config.dimension, config.connectivity) {
+            return Err(IndexError::Checkpoint(format!("size, dimension and connectivity became {loaded:?}")));
+        }
+        Ok(Self::over(index, config))
+    }
+
+    fn over(index: Index, config: IndexConfig) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            index: RwLock::new(index),
+            slots: Slots::new(config.threads),
+            searching: AtomicUsize::new(0),
+            adders: config.threads.min(cores),
+            config,
+        }
+    }
+
+    /// The graph as bytes. Searches go on; whoever calls keeps inserts away, else they and later searches wait.
+    pub fn export(&self) -> Result<Vec<u8>, IndexError> {
+        let index = self.index.read();
+        let mut bytes = vec![0; index.serialized_length()];
+        index.save_to_buffer(&mut bytes).map_err(refused)?;
+        Ok(bytes)
+    }
+
+    /// Which of `items` a search for their own embedding does not find. One that drowns among equals counts as found:
+    /// its equals are as near.
+    pub(super) fn unfound<'a>(&self, items: &[(u64, &'a [f32])]) -> Result<Vec<(u64, &'a [f32])>, IndexError> {
+        const LOOK_AT: usize = 32;
+        const EQUAL: f32 = 1e-4;
+        let lost = |part: &[(u64, &'a [f32])]| -> Result<Vec<(u64, &'a [f32])>, IndexError> {
+            let mut lost = Vec::new();
+            for &(key, embedding) in part {
+                let hits = self.search(embedding, LOOK_AT, None)?;
+                let own = super::dot(embedding, embedding);
+                let drowns = hits.len() == LOOK_AT && hits.last().is_some_and(|worst| worst.score >= own - EQUAL);
+                if !drowns && !hits.iter().any(|hit| hit.key == key) {
+                    lost.push((key, embedding));
+                }
+            }
+            Ok(lost)
+        };
+        let parts = in_parallel(items, self.adders, lost)?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    fn add_slice(&self, index: &Index, items: &[(u64, &[f32])]) -> Result<(), IndexError> {
+        let need = index.size() + items.len();
+        if need > index.capacity() {
+            reserve(index, need.max(2 * index.capacity()).max(FIRST_CAPACITY), self.config.threads)?;
+        }
+        in_parallel(items, self.adders, |part| {
+            part.iter()
+                .filter(|(key, _)| !index.contains(*key))
+                .try_for_each(|(key, embedding)| index.add(*key, embedding).map_err(refused))
+        })?;
+        Ok(())
+    }
+
+    fn candidates(&self, found: Matches) -> Vec<Candidate> {
+        // Eight-bit numbers are scaled to ±127, and so is their inner product.
+        let scale = if self.config.storage == Storage::I8 { 127.0 * 127.0 } else { 1.0 };
+        let approximate = self.config.storage != Storage::F32;
+        let scored = found.keys.into_iter().zip(found.distances);
+        let mut hits: Vec<Candidate> =
+            scored.map(|(key, distance)| Candidate { key, score: (1.0 - distance) / scale, approximate }).collect();
+        hits.sort_by(|a, b| omma_common::topk::rank(a.score, &a.key, b.score, &b.key));
+        hits
+    }
+}
+
+impl VectorIndex for Hnsw {
+    /// In slices of a few milliseconds, between which searches get their turn. On an error some may have been added.
+    fn add(&self, items: &[(u64, &[f32])]) -> Result<(), IndexError> {
+        items.iter().try_for_each(|(_, embedding)| check(embedding, self.config.dimension))?;
+        let (mut pace, mut rest) = (Pace::new(self.adders), items);
+        while !rest.is_empty() {
+            let (slice, later) = rest.split_at(pace.size().min(rest.len()));
+            let index = self.index.write();
+            let started = Instant::now();
+            let added = self.add_slice(&index, slice);
+            let elapsed = started.elapsed();
+            RwLockWriteGuard::unlock_fair(index);
+            added?;
+            std::thread::sleep(pace::rest(elapsed, self.searching.load(Ordering::Relaxed) > 0));
+            pace = pace.after(slice.len(), elapsed);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn search(&self, query: &[f32], k: usize, allow: Option<Allow<'_>>) -> Result<Vec<Candidate>, IndexError> {
+        check(query, self.config.dimension)?;
+        let _counted = Counted::new(&self.searching);
+        let Some(_slot) = self.slots.take(SLOT_WAIT) else {
+            return Err(IndexError::Busy { waited_ms: SLOT_WAIT.as_millis() as u64 });
+        };
+        let index = self.index.read();
+        let k = k.min(index.size());
+        if k == 0 {
+            return Ok(Vec::new());
+        }
+        let found = match allow {
+            None => index.search(query, k),
+            Some(allow) => index.filtered_search(query, k, allow),
+        };
+        Ok(self.candidates(found.map_err(refused)?))
+    }
+
+    fn contains(&self, key: u64) -> bool {
+        self.index.read().contains(key)
+    }
+
+    fn len(&self) -> usize {
+        self.index.read().size()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.index.read().memory_usage()
+    }
+}
+
+/// Counts a search for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn engine(config: &IndexConfig) -> Result<Index, IndexError> {
+    if config.dimension == 0 || config.threads == 0 || config.expansion_add == 0 || config.expansion_search == 0 {
+        return Err(IndexError::Config("dimension, threads and expansions must be at least 1"));
+    }
+    if config.connectivity < 2 {
+        return Err(IndexError::Config("connectivity must be at least 2"));
+    }
+    let quantization = match config.storage {
+        Storage::F32 => ScalarKind::F32,
+        Storage::F16 => ScalarKind::F16,
+        Storage::Bf16 => ScalarKind::BF16,
+        Storage::I8 => ScalarKind::I8,
+    };
+    let options = IndexOptions {
+        dimensions: config.dimension,
+        metric: MetricKind::IP,
+        quantization,
+        connectivity: config.connectivity,
+        expansion_add: config.expansion_add,
+        expansion_search: config.expansion_search,
+        multi: false,
+    };
+    let index = Index::new(&options).map_err(refused)?;
+    reserve(&index, FIRST_CAPACITY, config.threads)?;
+    Ok(index)
+}
+
+/// Only while nobody searches or adds: it moves what they read.
+fn reserve(index: &Index, capacity: usize, threads: usize) -> Result<(), IndexError> {
+    index.reserve_capacity_and_threads(capacity, threads).map_err(refused)
+}
+
+fn refused(error: impl std::fmt::Display) -> IndexError {
+    IndexError::Engine(error.to_string())
+}
+
+/// Runs `work` over `items` in up to `threads` parts at once; a few items are not worth a thread.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    threads: usize,
+    work: impl Fn(&[T]) -> Result<R, IndexError> + Sync,
+) -> Result<Vec<R>, IndexError> {
+    const WORTH_A_THREAD: usize = 4;
+    let part = items.len().div_ceil(threads.max(1)).max(WORTH_A_THREAD);
+    if items.len() <= part {
+        return work(items).map(|done| vec![done]);
+    }
+    std::thread::scope(|scope| {
+        let work = &work;
+        let running: Vec<_> = items.chunks(part).map(|part| scope.spawn(move || work(part))).collect();
+        let joined = running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(IndexError::Engine("a worker thread panicked".into()))));
+        joined.collect()
+    })
+}

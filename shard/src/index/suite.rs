@@ -1,0 +1,226 @@
+//! What every index must do, run over each of them; and what only the graph can get wrong.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+/// `count` unit vectors around `clusters` centres: like embeddings of pictures, near ones are near in few directions.
+pub(super) fn clustered(rng: &mut SmallRng, count: usize, dimension: usize, clusters: usize) -> Vec<Vec<f32>> {
+    let mut normal = || (0..6).map(|_| rng.random_range(-1.0f32..1.0)).sum::<f32>();
+    let centres: Vec<Vec<f32>> = (0..clusters).map(|_| (0..dimension).map(|_| normal()).collect()).collect();
+    let point = |i: usize| {
+        let mut v: Vec<f32> = centres[i % clusters].iter().map(|x| x + 0.5 * normal()).collect();
+        omma_common::vector::normalise(&mut v, dimension).unwrap();
+        v
+    };
+    (0..count).map(point).collect()
+}
+
+/// Keys as the log makes them, with their vectors.
+pub(super) fn keyed(vectors: &[Vec<f32>]) -> Vec<(u64, &[f32])> {
+    vectors.iter().enumerate().map(|(i, v)| (4096 * (i as u64 + 2), v.as_slice())).collect()
+}
+
+/// The share of the exact `k` best that `index` finds.
+pub(super) fn recall(index: &impl VectorIndex, exact: &Exact, queries: &[Vec<f32>], k: usize) -> f64 {
+    let found = queries.iter().map(|q| {
+        let got = index.search(q, k, None).unwrap();
+        exact.search(q, k, None).unwrap().iter().filter(|want| got.iter().any(|hit| hit.key == want.key)).count()
+    });
+    found.sum::<usize>() as f64 / (queries.len() * k) as f64
+}
+
+fn holds_what_an_index_promises<I: VectorIndex>(index: &I, dimension: usize, tolerance: f32) {
+    let mut rng = SmallRng::seed_from_u64(7);
+    let vectors = clustered(&mut rng, 600, dimension, 12);
+    let items = keyed(&vectors);
+    assert!(index.is_empty() && index.search(&vectors[0], 5, None).unwrap().is_empty());
+
+    items.chunks(100).for_each(|chunk| index.add(chunk).unwrap());
+    index.add(&items[..10]).unwrap();
+    assert_eq!(index.len(), 600, "a key that is there already is left alone");
+    assert!(index.contains(items[3].0) && !index.contains(1));
+    assert!(index.memory_bytes() > 0);
+
+    for (key, vector) in &items {
+        let hits = index.search(vector, 10, None).unwrap();
+        assert_eq!(hits.len(), 10);
+        assert_eq!(hits[0].key, *key);
+        assert!((hits[0].score - 1.0).abs() < tolerance, "score {}", hits[0].score);
+        assert!(hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
+        for hit in &hits {
+            let exact = dot(vector, &vectors[(hit.key / 4096 - 2) as usize]);
+            assert!((hit.score - exact).abs() < tolerance, "{} for {exact}", hit.score);
+        }
+    }
+    let (odd, none) = (|key: u64| key / 4096 % 2 == 1, |_: u64| false);
+    let hits = index.search(&vectors[0], 20, Some(&odd)).unwrap();
+    assert!(hits.len() == 20 && hits.iter().all(|hit| odd(hit.key)));
+    assert!(index.search(&vectors[0], 20, Some(&none)).unwrap().is_empty());
+    assert_eq!(index.search(&vectors[0], 10_000, None).unwrap().len(), 600);
+    assert!(index.search(&vectors[0], 0, None).unwrap().is_empty());
+
+    let mut bad = vectors[0].clone();
+    bad[1] = f32::NAN;
+    assert_eq!(index.search(&bad, 1, None), Err(IndexError::NotFinite));
+    assert_eq!(index.add(&[(1, &bad)]), Err(IndexError::NotFinite));
+    assert_eq!(
+        index.search(&bad[1..], 1, None),
+        Err(IndexError::Dimension { expected: dimension, actual: dimension - 1 })
+    );
+    assert_eq!(index.len(), 600);
+}
+
+#[test]
+fn exact_is_an_index() {
+    holds_what_an_index_promises(&Exact::new(48), 48, 1e-5);
+}
+
+#[test]
+fn the_graph_is_an_index_in_every_precision() {
+    // Eight-bit numbers are cut off towards zero, so that every score comes out too small.
+    for (storage, tolerance) in [(Storage::F32, 1e-5), (Storage::F16, 1e-3), (Storage::Bf16, 1e-2), (Storage::I8, 8e-2)]
+    {
+        let config = IndexConfig { storage, ..IndexConfig::new(48) };
+        holds_what_an_index_promises(&Hnsw::new(config).unwrap(), 48, tolerance);
+    }
+}
+
+#[test]
+fn the_graph_finds_what_exact_search_finds() {
+    let mut rng = SmallRng::seed_from_u64(11);
+    let vectors = clustered(&mut rng, 3100, 64, 40);
+    let (base, queries) = vectors.split_at(3000);
+    let (graph, exact) = (Hnsw::new(IndexConfig::new(64)).unwrap(), Exact::new(64));
+    graph.add(&keyed(base)).unwrap();
+    exact.add(&keyed(base)).unwrap();
+    let recall = recall(&graph, &exact, queries, 10);
+    assert!(recall >= 0.98, "recall {recall}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_is_refused() {
+    let good = IndexConfig::new(4);
+    for bad in [
+        IndexConfig { dimension: 0, ..good.clone() },
+        IndexConfig { threads: 0, ..good.clone() },
+        IndexConfig { connectivity: 1, ..good },
+    ] {
+        assert!(matches!(Hnsw::new(bad), Err(IndexError::Config(_))));
+    }
+}
+
+fn small_graph() -> (IndexConfig, Vec<Vec<f32>>, Vec<u8>) {
+    let config = IndexConfig { connectivity: 4, ..IndexConfig::new(8) };
+    let vectors = clustered(&mut SmallRng::seed_from_u64(3), 200, 8, 5);
+    let graph = Hnsw::new(config.clone()).unwrap();
+    graph.add(&keyed(&vectors)).unwrap();
+    let bytes = graph.export().unwrap();
+    (config, vectors, bytes)
+}
+
+#[test]
+fn an_export_restores_and_goes_on_growing() {
+    let (config, vectors, bytes) = small_graph();
+    let graph = Hnsw::restore(config, &bytes).unwrap();
+    assert_eq!(graph.len(), 200);
+    for (key, vector) in keyed(&vectors) {
+        assert!(graph.search(vector, 5, None).unwrap().iter().any(|hit| hit.key == key));
+    }
+    let more = clustered(&mut SmallRng::seed_from_u64(4), 6000, 8, 5);
+    let more: Vec<_> = keyed(&more).into_iter().map(|(key, v)| (key + (1 << 40), v)).collect();
+    graph.add(&more).unwrap();
+    assert_eq!(graph.len(), 6200);
+}
+
+#[test]
+fn an_empty_graph_restores() {
+    let config = IndexConfig::new(8);
+    let bytes = Hnsw::new(config.clone()).unwrap().export().unwrap();
+    assert_eq!(Hnsw::restore(config, &bytes).unwrap().len(), 0);
+}
+
+#[test]
+fn bytes_of_another_configuration_are_refused() {
+    let (config, _, bytes) = small_graph();
+    for other in [
+        IndexConfig { dimension: 9, ..config.clone() },
+        IndexConfig { dimension: 4, storage: Storage::F32, ..config.clone() },
+        IndexConfig { storage: Storage::Bf16, ..config.clone() },
+        IndexConfig { connectivity: 5, ..config.clone() },
+    ] {
+        assert!(matches!(Hnsw::restore(other, &bytes), Err(IndexError::Checkpoint(_))));
+    }
+    assert!(matches!(Hnsw::restore(config.clone(), &bytes[..bytes.len() - 1]), Err(IndexError::Checkpoint(_))));
+    assert!(matches!(Hnsw::restore(config, b"OMIX"), Err(IndexError::Checkpoint(_))));
+}
+
+/// Damage anywhere is an error or does no harm: whatever loads can be searched and added to.
+#[test]
+fn damaged_bytes_never_crash() {
+    let (config, vectors, bytes) = small_graph();
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut refused = 0;
+    for _ in 0..600 {
+        let mut bad = bytes.clone();
+        // After the embeddings (which may be anything), where a wrong number would hurt.
+        let at = rng.random_range(8 + 200 * 16..bad.len());
+        let end = (at + rng.random_range(1..5)).min(bad.len());
+        bad[at..end].iter_mut().for_each(|byte| *byte = rng.random());
+        match Hnsw::restore(config.clone(), &bad) {
+            Err(IndexError::Checkpoint(_)) => refused += 1,
+            Err(other) => panic!("{other}"),
+            Ok(graph) => {
+                graph.search(&vectors[0], 10, None).unwrap();
+                graph.add(&[(1, &vectors[0])]).unwrap();
+            }
+        }
+    }
+    assert!(refused > 100, "only {refused} refused");
+}
+
+/// Numbers for the record, at the size where they mean something: `cargo test -- --ignored --nocapture measure`.
+#[test]
+#[ignore = "takes minutes; measures, and holds the graph to its recall"]
+fn measure() {
+    for (name, clusters, floor) in
+        [("300 clusters", 300, 0.99), ("3000 clusters", 3000, 0.99), ("no clusters", 40_000, 0.0)]
+    {
+        for expansion_search in [64, 96, 128] {
+            println!("{name}, expansion {expansion_search}:");
+            let recall = measure_one(clusters, expansion_search);
+            assert!(recall >= floor || expansion_search < 128, "recall {recall}");
+        }
+    }
+}
+
+fn measure_one(clusters: usize, expansion_search: usize) -> f64 {
+    let (count, dimension) = (30_000, 256);
+    let mut rng = SmallRng::seed_from_u64(1);
+    let vectors = clustered(&mut rng, count + 500, dimension, clusters);
+    let (base, queries) = vectors.split_at(count);
+    let items = keyed(base);
+    let config = IndexConfig { expansion_search, ..IndexConfig::new(dimension) };
+    let (graph, exact) = (Hnsw::new(config).unwrap(), Exact::new(dimension));
+    exact.add(&items).unwrap();
+    let (mut adding, mut checking, mut lost) = (0.0, 0.0, 0);
+    for chunk in items.chunks(512) {
+        let started = std::time::Instant::now();
+        graph.add(chunk).unwrap();
+        adding += started.elapsed().as_secs_f64();
+        let started = std::time::Instant::now();
+        lost += graph.unfound(chunk).unwrap().len();
+        checking += started.elapsed().as_secs_f64();
+    }
+    println!("  added {:.0}/s, verified {:.0}/s", count as f64 / adding, count as f64 / checking);
+    println!("  not found right after adding: {lost}; at the end: {}", graph.unfound(&items).unwrap().len());
+    let recall = recall(&graph, &exact, queries, 10);
+    let started = std::time::Instant::now();
+    queries.iter().for_each(|q| drop(graph.search(q, 10, None).unwrap()));
+    let each = started.elapsed().as_secs_f64() * 1e3 / queries.len() as f64;
+    println!("  recall@10 {recall:.4}, one search {each:.3} ms");
+    recall
+}

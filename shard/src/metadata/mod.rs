@@ -1,0 +1,7 @@
+//! The metadata group: collections, nodes and the cluster map, replicated; and the planner that decides placement.
+
+mod machine;
+pub mod planner;
+mod state;
+
+pub use machine::MetadataMachine;

@@ -1,0 +1,191 @@
+//! One shard node: its parts, and how it finds and follows its cluster.
+
+mod bootstrap;
+mod cleanup;
+mod describe;
+mod identity;
+mod peers;
+mod reconcile;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
+use omma_common::shutdown::Shutdown;
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
+
+use identity::Identity;
+pub use identity::IdentityError;
+
+use crate::config::{FLUSH_EVERY, ShardConfig, cores};
+use crate::encoder::{Encoder, EncoderError};
+use crate::group::state_machine::StateError;
+use crate::group::{AddressBook, GroupError, GroupHost, Replica};
+use crate::images::ImageState;
+use crate::metadata::MetadataMachine;
+use crate::store::{Store, StoreError};
+
+/// A node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Its data folder.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its groups.
+    #[error("cannot start a replica: {0}")]
+    Group(#[from] GroupError),
+    /// Its encoder.
+    #[error("cannot start the encoder: {0}")]
+    Encoder(#[from] EncoderError),
+}
+
+/// A replica of a shard group: consensus and state.
+#[derive(Clone)]
+pub(crate) struct Shard {
+    pub(crate) replica: Replica,
+    pub(crate) state: ImageState,
+}
+
+/// The parts of a node; `api` serves them.
+pub(crate) struct Node {
+    pub(crate) config: ShardConfig,
+    pub(crate) node_id: NodeId,
+    pub(crate) started: Instant,
+    pub(crate) encoder: Encoder,
+    pub(crate) host: Arc<GroupHost>,
+    pub(crate) metadata: MetadataMachine,
+    pub(crate) metadata_replica: Replica,
+    pub(crate) addresses: AddressBook,
+    /// Searches that run at once: more would only take turns on the cores.
+    pub(crate) searches: Semaphore,
+    store: Store,
+    shards: RwLock<HashMap<GroupId, Shard>>,
+    _identity: Identity,
+}
+
+impl Node {
+    /// Opens everything that is on disk, and the metadata replica. Shard groups follow from the metadata.
+    pub(crate) async fn open(config: ShardConfig) -> Result<Arc<Self>, NodeError> {
+        let addresses = AddressBook::default();
+        let (config, parts) = blocking({
+            let addresses = addresses.clone();
+            move || Parts::open(&config, addresses).map(|parts| (config, parts))
+        })
+        .await?;
+        let Parts { identity, encoder, host, store, metadata } = parts;
+        addresses.set(identity.node_id, config.advertise.clone());
+        let metadata_replica = host.start(METADATA_GROUP, Arc::new(metadata.clone())).await?;
+        Ok(Arc::new(Self {
+            node_id: identity.node_id,
+            started: Instant::now(),
+            encoder,
+            host,
+            metadata,
+            metadata_replica,
+            addresses,
+            searches: Semaphore::new(cores() * 2),
+            store,
+            shards: RwLock::default(),
+            _identity: identity,
+            config,
+        }))
+    }
+
+    /// This node's replica of a shard group.
+    pub(crate) fn shard(&self, group: GroupId) -> Option<Shard> {
+        self.shards.read().get(&group).cloned()
+    }
+
+    /// All of this node's replicas of shard groups.
+    pub(crate) fn shards(&self) -> Vec<Shard> {
+        let mut all: Vec<Shard> = self.shards.read().values().cloned().collect();
+        all.sort_by_key(|s| s.replica.group());
+        all
+    }
+
+    /// Opens this node's replica of a shard group, if it is not open yet.
+    async fn start_shard(&self, group: GroupId) -> Result<Shard, NodeError> {
+        if let Some(shard) = self.shard(group) {
+            return Ok(shard);
+        }
+        let (store, config) = (self.store.clone(), self.config.images.clone());
+        let state = blocking(move || ImageState::open(store, group, &config)).await?;
+        let replica = self.host.start(group, Arc::new(state.clone())).await?;
+        let shard = Shard { replica, state };
+        self.shards.write().insert(group, shard.clone());
+        Ok(shard)
+    }
+
+    /// Finds or forms the cluster, then follows its metadata, until the shutdown.
+    pub(crate) async fn live(self: Arc<Self>, shutdown: Shutdown) {
+        tokio::select! {
+            () = shutdown.begun() => {}
+            () = async {
+                bootstrap::find_cluster(&self).await;
+                tokio::join!(bootstrap::stay_known(&self), reconcile::follow(&self), cleanup::finish_deletions(&self));
+            } => {}
+        }
+    }
+
+    /// Gives every leadership to another replica, where there is one.
+    pub(crate) async fn hand_over(&self) {
+        let shards = self.shards();
+        let replicas = shards.iter().map(|s| &s.replica).chain(std::iter::once(&self.metadata_replica));
+        futures::future::join_all(replicas.map(|r| r.hand_over())).await;
+    }
+
+    /// Closes everything in order.
+    pub(crate) async fn close(&self) {
+        self.host.shutdown().await;
+        let shards = std::mem::take(&mut *self.shards.write());
+        let store = self.store.clone();
+        let closed = blocking(move || {
+            // Joins the maintenance threads.
+            drop(shards);
+            store.flush()
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "the last flush failed; the log holds what it would have written");
+        }
+    }
+}
+
+/// What is opened on a blocking thread.
+struct Parts {
+    identity: Identity,
+    encoder: Encoder,
+    host: Arc<GroupHost>,
+    store: Store,
+    metadata: MetadataMachine,
+}
+
+impl Parts {
+    fn open(config: &ShardConfig, addresses: AddressBook) -> Result<Self, NodeError> {
+        let identity = Identity::open(&config.data_dir)?;
+        let encoder = Encoder::start(config.encoder.clone())?;
+        let store = Store::open(&config.data_dir.join("state"), config.cache_bytes, FLUSH_EVERY)?;
+        let metadata = MetadataMachine::open(store.clone())?;
+        let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses)?;
+        Ok(Self { identity, encoder, host, store, metadata })
+    }
+}
+
+/// Runs `work` where it may block. A panic there goes on here.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Blocking work is cancelled only when the runtime is gone, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,44 @@
+//! What a node asks of its peers outside of Raft: who they are, and to be let in.
+
+use std::time::Duration;
+
+use omma_common::deadline::Deadline;
+use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
+use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
+use omma_proto::internal::v1::{
+    DiscoverRequest, DiscoverResponse, DropCollectionRequest, JoinRequest, JoinResponse, Target,
+};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// Each of these calls is small: a peer that takes longer is as good as gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+async fn connect(address: &str) -> Result<Channel, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|e| Status::invalid_argument(format!("{address:?} is no address: {e}")))?;
+    endpoint
+        .connect_timeout(PATIENCE)
+        .connect()
+        .await
+        .map_err(|e| Status::unavailable(format!("cannot reach {address}: {e}")))
+}
+
+pub(super) async fn discover(address: &str) -> Result<DiscoverResponse, Status> {
+    let mut client = MetadataServiceClient::new(connect(address).await?);
+    let request = Deadline::after(PATIENCE).request(DiscoverRequest {});
+    Ok(client.discover(request).await?.into_inner())
+}
+
+pub(super) async fn join(address: &str, request: JoinRequest) -> Result<JoinResponse, Status> {
+    let mut client = MetadataServiceClient::new(connect(address).await?);
+    // Becoming a learner is two changes of membership.
+    let request = Deadline::after(PATIENCE * 5).request(request);
+    Ok(client.join(request).await?.into_inner())
+}
+
+pub(super) async fn drop_collection(address: &str, target: Target) -> Result<(), Status> {
+    let mut client = ShardServiceClient::new(connect(address).await?);
+    let request = Deadline::after(PATIENCE).request(DropCollectionRequest { target: Some(target) });
+    client.drop_collection(request).await.map(drop)
+}
