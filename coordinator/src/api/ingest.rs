@@ -1,0 +1,271 @@
+//! The ingest stream: every image is its own write, answered as it completes; no more than a window of them is
+//! unanswered at once, so that a client is read only as fast as the cluster stores.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::Stream;
+use omma_common::deadline::Deadline;
+use omma_common::error::{ApiError, Reason};
+use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
+use omma_proto::v1 as pb;
+use omma_proto::v1::new_image::Content;
+use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{Id, JoinSet};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
+
+use super::{Coordinator, deadline_of, validate};
+use crate::write;
+
+/// The answers, as they complete.
+pub(crate) type IngestStream = Pin<Box<dyn Stream<Item = Result<pb::IngestImagesResponse, Status>> + Send>>;
+
+/// A stream that is served. Dropping it (the client is gone) ends what is under way.
+struct Ingest {
+    coordinator: Arc<Coordinator>,
+    inbound: Streaming<pb::IngestImagesRequest>,
+    /// No more is read: the client is done, failed, or the process ends. The error ends the stream once all images
+    /// that were taken are answered.
+    end: Option<Result<(), ApiError>>,
+    /// The collection's name, once known.
+    collection: String,
+    /// The whole stream's, if the client set one.
+    deadline: Option<Deadline>,
+    writes: JoinSet<pb::IngestImagesResponse>,
+    /// What each task writes.
+    taken: HashMap<Id, Taken>,
+    /// Bytes of all that is unanswered.
+    bytes: usize,
+    span: tracing::Span,
+    begun: Instant,
+    answered: u64,
+    _place: OwnedSemaphorePermit,
+}
+
+/// An unanswered image: what is needed to answer it even if its write panics, and its size.
+struct Taken {
+    sequence: u64,
+    id: String,
+    bytes: usize,
+}
+
+/// Begins to serve a stream.
+pub(crate) fn open(
+    coordinator: Arc<Coordinator>,
+    request: Request<Streaming<pb::IngestImagesRequest>>,
+) -> Result<Response<IngestStream>, Status> {
+    let place = coordinator.admit()?;
+    let span = tracing::info_span!("request", rpc = "IngestImages");
+    omma_common::telemetry::link(&span, request.metadata());
+    let ingest = Ingest {
+        coordinator,
+        deadline: stream_deadline(request.metadata()),
+        inbound: request.into_inner(),
+        end: None,
+        collection: String::new(),
+        writes: JoinSet::new(),
+        taken: HashMap::new(),
+        bytes: 0,
+        span,
+        begun: Instant::now(),
+        answered: 0,
+        _place: place,
+    };
+    Ok(Response::new(Box::pin(futures::stream::unfold(Some(ingest), |ingest| async move {
+        let mut ingest = ingest?;
+        match ingest.next().await? {
+            Ok(answer) => Some((Ok(answer), Some(ingest))),
+            Err(error) => Some((Err(error.to_status()), None)),
+        }
+    }))))
+}
+
+/// The stream's deadline if it is sooner than an image's own; longer ones are the client's to enforce.
+fn stream_deadline(metadata: &MetadataMap) -> Option<Deadline> {
+    metadata.get("grpc-timeout")?;
+    let deadline = deadline_of(metadata);
+    let most = Duration::from_secs(DEFAULT_DEADLINE_SECONDS - 1);
+    (deadline.left() < most).then_some(deadline)
+}
+
+impl Ingest {
+    /// The next answer; an error or `None` ends the stream.
+    async fn next(&mut self) -> Option<Result<pb::IngestImagesResponse, ApiError>> {
+        loop {
+            let limits = &self.coordinator.limits;
+            let room = self.writes.len() < limits.ingest_window && self.bytes < limits.ingest_bytes;
+            let reading = self.end.is_none() && room;
+            if self.end.is_some() && self.writes.is_empty() {
+                let end = self.end.take().unwrap_or(Ok(()));
+                self.end = Some(Ok(()));
+                return end.err().map(Err);
+            }
+            tokio::select! {
+                biased;
+                Some(done) = self.writes.join_next_with_id() => {
+                    self.answered += 1;
+                    return Some(Ok(self.answer(done)));
+                }
+                () = self.coordinator.shutdown.clone().begun(), if self.end.is_none() => {
+                    self.end = Some(Err(ApiError::new(Reason::ShuttingDown, "this coordinator is shutting down")));
+                }
+                message = self.inbound.message(), if reading => {
+                    if let Err(end) = self.take(message) {
+                        self.end = Some(end);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts the write that a message asks for. `Err`: nothing more is read.
+    fn take(&mut self, message: Result<Option<pb::IngestImagesRequest>, Status>) -> Result<(), Result<(), ApiError>> {
+        let message = match message {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(Ok(())),
+            Err(status) => return Err(Err(unreadable(&status))),
+        };
+        if !message.collection.is_empty() {
+            validate::collection_name("collection", &message.collection).map_err(Err)?;
+            self.collection.clone_from(&message.collection);
+        } else if self.collection.is_empty() {
+            return Err(Err(ApiError::field("collection", "must be set in the stream's first message")));
+        }
+        let image_deadline = Deadline::after(Duration::from_secs(DEFAULT_DEADLINE_SECONDS));
+        let deadline = self.deadline.map_or(image_deadline, |stream| stream.min(image_deadline));
+        let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
+        let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
+        let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
+        let write = answer_one(coordinator, collection, message, deadline).instrument(self.span.clone());
+        let task = self.writes.spawn(write);
+        self.bytes += taken.bytes;
+        self.taken.insert(task.id(), taken);
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        done: Result<(Id, pb::IngestImagesResponse), tokio::task::JoinError>,
+    ) -> pb::IngestImagesResponse {
+        let task = done.as_ref().map_or_else(tokio::task::JoinError::id, |(task, _)| *task);
+        let taken = self.taken.remove(&task).unwrap_or(Taken { sequence: 0, id: String::new(), bytes: 0 });
+        self.bytes -= taken.bytes;
+        match done {
+            Ok((_, answer)) => {
+                // The stream cannot go on without its collection.
+                if let Some(error) = gone(&answer, &self.collection)
+                    && self.end.as_ref().is_none_or(|end| end.is_ok())
+                {
+                    self.end = Some(Err(error));
+                }
+                answer
+            }
+            Err(error) => {
+                let error = ApiError::new(Reason::Internal, format!("the write of this image ended badly: {error}"));
+                answered(taken.sequence, taken.id, Err(error))
+            }
+        }
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        let millis = self.begun.elapsed().as_secs_f64() * 1e3;
+        let (answered, unanswered) = (self.answered, self.writes.len());
+        self.span.in_scope(|| tracing::info!(millis, answered, unanswered, "ingest stream ended"));
+    }
+}
+
+/// Why the inbound half broke: the client is gone, or sent what is no message.
+fn unreadable(status: &Status) -> ApiError {
+    let reason = match status.code() {
+        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Reason::MessageTooLarge,
+        tonic::Code::Internal | tonic::Code::InvalidArgument => Reason::InvalidArgument,
+        _ => Reason::NodeUnreachable,
+    };
+    ApiError::new(reason, format!("the stream could not be read any further: {}", status.message()))
+}
+
+/// Whether an answer says that the collection does not exist (any more).
+fn gone(answer: &pb::IngestImagesResponse, collection: &str) -> Option<ApiError> {
+    let error = answer.result.as_ref()?.error.as_ref()?;
+    (error.code == tonic::Code::NotFound as i32).then(|| crate::routing::cache::unknown_collection(collection))
+}
+
+async fn answer_one(
+    coordinator: Arc<Coordinator>,
+    collection: String,
+    message: pb::IngestImagesRequest,
+    deadline: Deadline,
+) -> pb::IngestImagesResponse {
+    let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
+    let sequence = message.sequence;
+    let put = deadline.run("the write of an image", put_one(&coordinator, &collection, message, deadline)).await;
+    answered(sequence, id, put.and_then(|put| put))
+}
+
+fn answered(sequence: u64, id: String, put: Result<write::Put, ApiError>) -> pb::IngestImagesResponse {
+    let failed = |error: &ApiError| pb::PutResult { error: Some(error.to_rpc_status()), ..Default::default() };
+    let (result, session_token) = match put {
+        Ok(mut put) => (put.results.pop().unwrap_or_default(), Some(put.session.to_token())),
+        Err(error) => (failed(&error), None),
+    };
+    pb::IngestImagesResponse { sequence, result: Some(pb::PutResult { id, ..result }), session_token }
+}
+
+async fn put_one(
+    coordinator: &Coordinator,
+    collection: &str,
+    message: pb::IngestImagesRequest,
+    deadline: Deadline,
+) -> Result<write::Put, ApiError> {
+    validate::request_id(&message.request_id)?;
+    let image = message.image.ok_or_else(|| ApiError::field("image", "must be set"))?;
+    let request_id = write::request_id_or_new(&message.request_id);
+    let (image, request_id) = (&image, &request_id);
+    let put = coordinator.with_collection(collection, deadline, |collection| async move {
+        let mut image = image.clone();
+        validate::image("image", &mut image, &collection, coordinator.limits.picture_bytes)?;
+        if matches!(image.content, Some(Content::Picture(_))) {
+            let map = coordinator.routing.map().await?;
+            validate::encodable("image.picture", &collection, map.encoder_space.as_ref())?;
+        }
+        write::put(&coordinator.routing, &collection, vec![image], request_id, deadline).await
+    });
+    put.await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_near_deadline_binds_the_stream() {
+        let with = |timeout: Option<&str>| {
+            let mut metadata = MetadataMap::new();
+            if let Some(t) = timeout {
+                metadata.insert("grpc-timeout", t.parse().unwrap());
+            }
+            stream_deadline(&metadata).is_some()
+        };
+        assert!(!with(None));
+        assert!(!with(Some("1H")));
+        assert!(with(Some("5S")));
+    }
+
+    #[test]
+    fn failures_become_the_images_own() {
+        let answer = answered(7, "a".into(), Err(ApiError::field("image.id", "is odd")));
+        let result = answer.result.as_ref().unwrap();
+        assert_eq!((answer.sequence, result.id.as_str()), (7, "a"));
+        assert_eq!(result.error.as_ref().unwrap().code, tonic::Code::InvalidArgument as i32);
+        assert!(gone(&answer, "c").is_none());
+        let answer = answered(7, "a".into(), Err(crate::routing::cache::unknown_collection("c")));
+        assert_eq!(gone(&answer, "c").unwrap().reason, Reason::CollectionNotFound);
+    }
+}

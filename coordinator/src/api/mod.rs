@@ -1,0 +1,119 @@
+//! The public API: checks requests, calls the parts that do the work, shapes answers.
+
+pub(crate) mod cluster;
+pub(crate) mod collections;
+pub(crate) mod images;
+pub(crate) mod ingest;
+pub(crate) mod search;
+pub(crate) mod status;
+pub(crate) mod validate;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use omma_common::deadline::Deadline;
+use omma_common::error::{ApiError, Reason};
+use omma_common::shutdown::Shutdown;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use crate::config::Limits;
+use crate::routing::{Collection, Routing};
+use crate::scatter::hedge::HedgeDelay;
+
+/// What all services share.
+#[derive(Debug)]
+pub(crate) struct Coordinator {
+    pub(crate) routing: Routing,
+    pub(crate) hedge: HedgeDelay,
+    pub(crate) limits: Limits,
+    pub(crate) shutdown: Shutdown,
+    places: Arc<Semaphore>,
+}
+
+/// Each service of the public API is one of these.
+#[derive(Debug, Clone)]
+pub(crate) struct Api(pub(crate) Arc<Coordinator>);
+
+impl Coordinator {
+    pub(crate) fn new(routing: Routing, limits: Limits, shutdown: Shutdown) -> Self {
+        let places = Arc::new(Semaphore::new(limits.requests.min(Semaphore::MAX_PERMITS)));
+        Self { routing, hedge: HedgeDelay::default(), limits, shutdown, places }
+    }
+
+    /// A place among the requests that are served at once, or `OVERLOADED`.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            let text = format!("this coordinator serves {} requests already", self.limits.requests);
+            ApiError::new(Reason::Overloaded, text).with("limit", self.limits.requests)
+        })
+    }
+
+    /// Runs `work` for the collection of that name; once more if the groups have dropped the one that the cache knew
+    /// and another of the same name took its place.
+    pub(crate) async fn with_collection<T, F, Fut>(
+        &self,
+        name: &str,
+        deadline: Deadline,
+        work: F,
+    ) -> Result<T, ApiError>
+    where
+        F: Fn(Arc<Collection>) -> Fut,
+        Fut: Future<Output = Result<T, ApiError>>,
+    {
+        let collection = self.routing.collection(name, deadline).await?;
+        match work(Arc::clone(&collection)).await {
+            Err(error) if error.reason == Reason::CollectionNotFound => {
+                self.routing.refresh_exactly(deadline).await?;
+                let now = self.routing.collection(name, deadline).await?;
+                if now.entry.uid == collection.entry.uid { Err(error) } else { work(now).await }
+            }
+            done => done,
+        }
+    }
+}
+
+/// The caller's deadline, a little sooner: our typed error is to arrive before gRPC gives up by itself.
+pub(crate) fn deadline_of(metadata: &MetadataMap) -> Deadline {
+    let deadline = Deadline::of(metadata);
+    let margin = (deadline.left() / 20).min(Duration::from_millis(25));
+    deadline.within(deadline.left().saturating_sub(margin))
+}
+
+impl Api {
+    /// Serves one unary call: place, span, deadline, one line in the log.
+    pub(crate) async fn unary<Req, Res, F, Fut>(
+        &self,
+        rpc: &'static str,
+        request: Request<Req>,
+        work: F,
+    ) -> Result<Response<Res>, Status>
+    where
+        F: FnOnce(Arc<Coordinator>, Req, Deadline) -> Fut,
+        Fut: Future<Output = Result<Res, ApiError>>,
+    {
+        let _place = self.0.admit()?;
+        let begun = Instant::now();
+        let span = tracing::info_span!("request", rpc);
+        omma_common::telemetry::link(&span, request.metadata());
+        let deadline = deadline_of(request.metadata());
+        let work = work(Arc::clone(&self.0), request.into_inner(), deadline);
+        let answer = deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer);
+        span.in_scope(|| log(rpc, begun.elapsed(), answer.as_ref().err()));
+        Ok(Response::new(answer?))
+    }
+}
+
+/// One line for each request: bugs and damage loudly, the rest for those who ask.
+fn log(rpc: &'static str, took: Duration, error: Option<&ApiError>) {
+    let millis = took.as_secs_f64() * 1e3;
+    match error {
+        None => tracing::debug!(rpc, millis, "answered"),
+        Some(e) if matches!(e.reason, Reason::Internal | Reason::DataLoss) => {
+            tracing::warn!(rpc, millis, reason = e.reason.name(), error = %e, "failed");
+        }
+        Some(e) => tracing::debug!(rpc, millis, reason = e.reason.name(), error = %e, "refused"),
+    }
+}

@@ -1,0 +1,129 @@
+//! What a coordinator is told on its command line.
+
+use std::time::Duration;
+
+use omma_common::limits::DEFAULT_MAX_PICTURE_BYTES;
+
+/// Flags of the coordinator.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where to serve the public API; port 0 takes a free port.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7700", env = "OMMA_LISTEN")]
+    pub listen: String,
+    /// Shard nodes to learn the cluster from: any of them will do, the others are learned.
+    #[arg(long, value_name = "HOST:PORT,…", env = "OMMA_SHARD_NODES", value_delimiter = ',', required = true)]
+    pub shard_nodes: Vec<String>,
+    /// Largest encoded picture that is accepted, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_PICTURE_BYTES)]
+    pub max_picture_bytes: usize,
+    /// Images of one ingest stream that may be unanswered at once.
+    #[arg(long, value_name = "IMAGES", default_value_t = Limits::default().ingest_window)]
+    pub ingest_window: usize,
+    /// Bytes of one ingest stream's images that may be unanswered at once; one image may always be.
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().ingest_bytes)]
+    pub ingest_bytes: usize,
+    /// Requests served at once, over all connections; an ingest stream counts as one.
+    #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests)]
+    pub max_requests: usize,
+    /// Calls to one shard node at once.
+    #[arg(long, value_name = "CALLS", default_value_t = Limits::default().calls_per_node)]
+    pub max_calls_per_node: usize,
+    /// What to log, as a tracing filter.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "OMMA_LOG")]
+    pub log: String,
+    /// Log as JSON, one object a line.
+    #[arg(long)]
+    pub log_json: bool,
+    /// Send traces to this OTLP/gRPC endpoint.
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+}
+
+impl Args {
+    /// The part that [`crate::run`] needs.
+    pub fn config(&self) -> CoordinatorConfig {
+        CoordinatorConfig {
+            limits: Limits {
+                picture_bytes: self.max_picture_bytes,
+                ingest_window: self.ingest_window.max(1),
+                ingest_bytes: self.ingest_bytes.max(1),
+                requests: self.max_requests.max(1),
+                calls_per_node: self.max_calls_per_node.max(1),
+            },
+            ..CoordinatorConfig::new(self.shard_nodes.clone())
+        }
+    }
+}
+
+/// What a deployment may tune.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest encoded picture, in bytes.
+    pub picture_bytes: usize,
+    /// Unanswered images of one ingest stream.
+    pub ingest_window: usize,
+    /// Bytes of the unanswered images of one ingest stream; one more image is read while they are fewer.
+    pub ingest_bytes: usize,
+    /// Requests served at once.
+    pub requests: usize,
+    /// Calls to one shard node at once.
+    pub calls_per_node: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            picture_bytes: DEFAULT_MAX_PICTURE_BYTES,
+            ingest_window: 64,
+            ingest_bytes: 64 << 20,
+            requests: 1024,
+            calls_per_node: 512,
+        }
+    }
+}
+
+/// How a coordinator runs.
+#[derive(Debug, Clone)]
+pub struct CoordinatorConfig {
+    /// `host:port` of shard nodes to learn the cluster from.
+    pub shard_nodes: Vec<String>,
+    /// Bounds.
+    pub limits: Limits,
+    /// How often the cluster map is asked for.
+    pub poll_interval: Duration,
+    /// How long requests may go on once a shutdown has begun.
+    pub drain: Duration,
+}
+
+impl CoordinatorConfig {
+    /// With the default limits.
+    pub fn new(shard_nodes: Vec<String>) -> Self {
+        Self {
+            shard_nodes: shard_nodes.into_iter().map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect(),
+            limits: Limits::default(),
+            poll_interval: Duration::from_secs(1),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn flags_become_a_config() {
+        let cli = Cli::parse_from(["x", "--shard-nodes", "a:1, b:2,", "--ingest-window", "0"]);
+        let config = cli.args.config();
+        assert_eq!(config.shard_nodes, ["a:1", "b:2"]);
+        assert_eq!(config.limits.ingest_window, 1);
+        assert_eq!(config.limits.picture_bytes, 16 << 20);
+    }
+}

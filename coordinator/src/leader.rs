@@ -1,0 +1,222 @@
+//! Calls that only a group's leader can serve: follow a hint once, then refresh the map and back off, until the
+//! deadline.
+
+use std::sync::Arc;
+
+use omma_common::deadline::Deadline;
+use omma_common::error::{ApiError, Reason};
+use omma_common::ids::{GroupId, NodeId};
+use omma_common::retry::Backoff;
+
+use crate::error::{CallError, Next, gave_up};
+use crate::node_client::NodeClient;
+use crate::routing::leaders::candidate;
+use crate::routing::{ClusterMap, Routing};
+
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing: it may be repeated at will.
+    Read,
+    /// Something: repeated only because it carries a request id, and if it ends without an answer, that is said.
+    Write,
+}
+
+/// What the tries so far have shown.
+#[derive(Debug, Default)]
+struct Tries {
+    /// Nodes that need not be asked again in this round.
+    failed: Vec<NodeId>,
+    /// Whether a hint was followed since the last wait.
+    followed: bool,
+    /// Whether a try may have taken effect.
+    maybe_done: bool,
+    last: Option<CallError>,
+}
+
+/// What to do after a failed try.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// Try again at once: a hint was taken.
+    Now,
+    /// Refresh, wait, try again.
+    Later,
+    /// Tell the caller.
+    End,
+}
+
+impl Tries {
+    /// Notes how the try at `node` failed and decides. `routing` is told what it means for the leader.
+    fn failed(&mut self, node: NodeId, error: CallError, routing: &Routing, group: GroupId) -> Step {
+        let step = match &error.next {
+            Next::Stop => Step::End,
+            Next::Leader(Some(leader)) if leader.node_id != node && !self.followed => {
+                self.followed = true;
+                self.failed.retain(|id| *id != leader.node_id);
+                routing.pointed(group, leader);
+                Step::Now
+            }
+            Next::Leader(_) | Next::Elsewhere | Next::Unknown => {
+                routing.doubt(group, node);
+                Step::Later
+            }
+        };
+        self.maybe_done |= error.next == Next::Unknown;
+        self.failed.push(node);
+        self.last = Some(error);
+        step
+    }
+
+    /// A new round: everybody may be asked again, but the node that failed last only if nobody else is left.
+    fn again(&mut self) {
+        self.followed = false;
+        let last = self.failed.pop();
+        self.failed.clear();
+        self.failed.extend(last);
+    }
+
+    fn outcome(self, group: GroupId, effect: Effect) -> ApiError {
+        let maybe_written = self.maybe_done && effect == Effect::Write;
+        match self.last {
+            Some(CallError { next: Next::Stop, error }) if !(maybe_written && is_timeout(&error)) => error,
+            last => gave_up(group, last, maybe_written),
+        }
+    }
+}
+
+fn is_timeout(error: &ApiError) -> bool {
+    error.reason == Reason::DeadlineExceeded
+}
+
+/// Calls the leader of `group` with `call(node, epoch)` until it answers, refuses for good, or `deadline` is near.
+///
+/// A try whose outcome is unknown is repeated: give writes a request id, the same for each try.
+pub(crate) async fn call_leader<T, F, Fut>(
+    routing: &Routing,
+    group: GroupId,
+    effect: Effect,
+    deadline: Deadline,
+    call: F,
+) -> Result<T, ApiError>
+where
+    F: Fn(Arc<NodeClient>, u64) -> Fut,
+    Fut: Future<Output = Result<T, CallError>>,
+{
+    let mut tries = Tries::default();
+    let mut backoff = Backoff::in_cluster();
+    loop {
+        let map = routing.map().await?;
+        let leader = routing.leader(group);
+        let known = leader.as_ref().and_then(|l| l.node_id);
+        let step = match candidate(known, map.replicas(group), &tries.failed) {
+            None => Step::Later,
+            Some(node) => {
+                let term = leader.as_ref().map_or(0, |l| l.term);
+                let hinted = leader.filter(|l| l.node_id == Some(node)).and_then(|l| l.address);
+                match attempt(routing, &map, group, (node, term), hinted, &call).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => tries.failed(node, error, routing, group),
+                }
+            }
+        };
+        match step {
+            Step::Now => {}
+            Step::End => return Err(tries.outcome(group, effect)),
+            Step::Later => {
+                let pause = async {
+                    routing.refresh().await;
+                    backoff.sleep(deadline).await
+                };
+                if !deadline.run("finding the leader", pause).await.unwrap_or(false) {
+                    return Err(tries.outcome(group, effect));
+                }
+                tries.again();
+                if candidate(None, map.replicas(group), &tries.failed).is_none() {
+                    tries.failed.clear();
+                }
+            }
+        }
+    }
+}
+
+/// One try at `node`; given up when another node is elected meanwhile, so that a leader that fell silent costs no
+/// more than an election.
+async fn attempt<T, F, Fut>(
+    routing: &Routing,
+    map: &ClusterMap,
+    group: GroupId,
+    (node, term): (NodeId, u64),
+    hinted: Option<String>,
+    call: &F,
+) -> Result<T, CallError>
+where
+    F: Fn(Arc<NodeClient>, u64) -> Fut,
+    Fut: Future<Output = Result<T, CallError>>,
+{
+    let address = map.address(node).map(str::to_owned).or(hinted);
+    let Some(address) = address else {
+        let error = ApiError::new(Reason::NodeUnreachable, format!("the address of node {node} is not known"));
+        return Err(CallError { next: Next::Elsewhere, error });
+    };
+    let client = routing.client(&address)?;
+    tokio::select! {
+        biased;
+        answer = call(client, map.epoch) => answer,
+        () = routing.leader_moved(group, node, term) => {
+            let text = format!("node {node} did not answer before another leader was elected");
+            Err(CallError { next: Next::Unknown, error: ApiError::new(Reason::OutcomeUnknown, text) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::LeaderAddress;
+
+    fn error(next: Next, reason: Reason) -> CallError {
+        CallError { next, error: ApiError::new(reason, "x") }
+    }
+
+    fn hint(node_id: NodeId) -> CallError {
+        error(Next::Leader(Some(LeaderAddress { node_id, address: "n:1".into() })), Reason::NotLeader)
+    }
+
+    #[tokio::test]
+    async fn one_hint_is_followed_at_once_the_second_waits() {
+        let routing = Routing::new(vec![], 1);
+        let mut tries = Tries::default();
+        assert_eq!(tries.failed(1, hint(2), &routing, 1), Step::Now);
+        assert_eq!(routing.leader(1).unwrap().node_id, Some(2));
+        assert_eq!(tries.failed(2, hint(1), &routing, 1), Step::Later);
+        assert_eq!(routing.leader(1).unwrap().node_id, None);
+        tries.again();
+        assert_eq!(tries.failed, [2]);
+        assert_eq!(tries.failed(1, hint(2), &routing, 1), Step::Now);
+        assert_eq!(tries.failed, [1], "who is pointed to may be asked again");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_points_to_itself_is_not_followed() {
+        let routing = Routing::new(vec![], 1);
+        assert_eq!(Tries::default().failed(1, hint(1), &routing, 1), Step::Later);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_outcome_is_not_forgotten() {
+        let routing = Routing::new(vec![], 1);
+        let mut tries = Tries::default();
+        assert_eq!(tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1), Step::Later);
+        assert_eq!(tries.failed(2, error(Next::Elsewhere, Reason::UnknownGroup), &routing, 1), Step::Later);
+        assert_eq!(tries.outcome(1, Effect::Write).reason, Reason::OutcomeUnknown);
+
+        let mut tries = Tries::default();
+        tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1);
+        assert_eq!(tries.outcome(1, Effect::Read).reason, Reason::GroupUnavailable);
+
+        let mut tries = Tries::default();
+        tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1);
+        assert_eq!(tries.failed(2, error(Next::Stop, Reason::InvalidPicture), &routing, 1), Step::End);
+        assert_eq!(tries.outcome(1, Effect::Write).reason, Reason::InvalidPicture);
+    }
+}

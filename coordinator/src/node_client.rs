@@ -1,0 +1,226 @@
+//! Calls to shard nodes: one lazily connected HTTP/2 channel per address, under a tower stack that bounds the calls.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use omma_common::deadline::Deadline;
+use omma_common::error::{ApiError, Reason};
+use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_proto::internal::v1 as node;
+use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
+use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
+use parking_lot::Mutex;
+use tonic::transport::{Channel, Endpoint};
+use tower::limit::ConcurrencyLimit;
+use tower::{ServiceBuilder, ServiceExt};
+
+use crate::error::{CallError, Next, judge};
+
+/// A node that does not take a connection within this is treated as gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between pings, and for their answer: a node that fell silent is noticed within twice this.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Longest wait for a place among the calls to one node.
+const QUEUE_WAIT: Duration = Duration::from_secs(1);
+/// How long a failure makes a node the last choice.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The same for a call that nobody waited for any longer, because a hedge was faster or the deadline passed.
+const AFTER_ABANDONED: Duration = Duration::from_millis(250);
+/// A call abandoned sooner says nothing about the node.
+const ABANDONED_LATE: Duration = Duration::from_millis(20);
+
+type Stack = ConcurrencyLimit<Channel>;
+
+/// One shard node, as far as this coordinator calls it.
+#[derive(Debug)]
+pub(crate) struct NodeClient {
+    address: String,
+    stack: Stack,
+    in_flight: AtomicUsize,
+    shunned_until: Mutex<Option<Instant>>,
+}
+
+/// Counts a call for as long as it runs, and notes if it was given up.
+struct InFlight<'a> {
+    node: &'a NodeClient,
+    begun: Instant,
+    answered: bool,
+}
+
+impl<'a> InFlight<'a> {
+    fn enter(node: &'a NodeClient) -> Self {
+        node.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { node, begun: Instant::now(), answered: false }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if !self.answered && self.begun.elapsed() > ABANDONED_LATE {
+            self.node.shun(AFTER_ABANDONED);
+        }
+    }
+}
+
+/// One method per remote call: deadline and trace context go along, the answer is judged.
+macro_rules! calls {
+    ($($client:ident { $($name:ident($request:ty) -> $response:ty;)* })*) => {
+        $($(
+            pub(crate) async fn $name(&self, deadline: Deadline, message: $request) -> Result<$response, CallError> {
+                let mut counted = InFlight::enter(self);
+                let stack = self.admitted(deadline).await?;
+                let mut client = $client::new(stack)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES);
+                let mut request = deadline.request(message);
+                omma_common::telemetry::inject(request.metadata_mut());
+                let answer = deadline.run(stringify!($name), client.$name(request)).await?;
+                counted.answered = true;
+                self.judged(answer.map(tonic::Response::into_inner))
+            }
+        )*)*
+    };
+}
+
+impl NodeClient {
+    fn new(address: &str, calls: usize) -> Result<Self, ApiError> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| {
+            ApiError::new(Reason::NodeUnreachable, format!("{address:?} is no address of a shard node: {e}"))
+        })?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .connect_lazy();
+        let stack = ServiceBuilder::new().concurrency_limit(calls).service(channel);
+        let (in_flight, shunned_until) = (AtomicUsize::new(0), Mutex::new(None));
+        Ok(Self { address: address.to_owned(), stack, in_flight, shunned_until })
+    }
+
+    /// `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Calls that run or wait; a measure of how busy the node is with us.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether it failed, or was too slow, a moment ago.
+    pub(crate) fn shunned(&self) -> bool {
+        self.shunned_until.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn shun(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut shunned = self.shunned_until.lock();
+        *shunned = Some(shunned.map_or(until, |already| already.max(until)));
+    }
+
+    /// The stack with a place in it, waited for within a bound.
+    async fn admitted(&self, deadline: Deadline) -> Result<Stack, CallError> {
+        let mut stack = self.stack.clone();
+        match tokio::time::timeout_at(deadline.within(QUEUE_WAIT).instant(), stack.ready()).await {
+            Ok(Ok(_)) => Ok(stack),
+            Ok(Err(e)) => {
+                self.shun(AFTER_FAILURE);
+                let error = ApiError::new(Reason::NodeUnreachable, format!("shard node {}: {e}", self.address));
+                Err(CallError { next: Next::Elsewhere, error })
+            }
+            Err(_) if deadline.passed() => {
+                Err(ApiError::new(Reason::DeadlineExceeded, "the deadline passed before a call could start").into())
+            }
+            Err(_) => {
+                let text = format!("too many calls to shard node {} are under way", self.address);
+                Err(ApiError::new(Reason::Overloaded, text).into())
+            }
+        }
+    }
+
+    fn judged<T>(&self, answer: Result<T, tonic::Status>) -> Result<T, CallError> {
+        let judged = answer.map_err(|status| judge(&status, &self.address));
+        match &judged {
+            Err(e) if e.error.reason == Reason::NodeUnreachable => self.shun(AFTER_FAILURE),
+            _ => *self.shunned_until.lock() = None,
+        }
+        judged
+    }
+
+    calls! {
+        ShardServiceClient {
+            put_images(node::PutImagesRequest) -> node::PutImagesResponse;
+            delete_images(node::DeleteImagesRequest) -> node::DeleteImagesResponse;
+            get_images(node::GetImagesRequest) -> node::GetImagesResponse;
+            search_group(node::SearchGroupRequest) -> node::SearchGroupResponse;
+            encode_picture(node::EncodePictureRequest) -> node::EncodePictureResponse;
+            drop_collection(node::DropCollectionRequest) -> node::DropCollectionResponse;
+            get_node_status(node::GetNodeStatusRequest) -> node::GetNodeStatusResponse;
+        }
+        MetadataServiceClient {
+            get_metadata(node::GetMetadataRequest) -> node::GetMetadataResponse;
+            propose_metadata(node::ProposeMetadataRequest) -> node::ProposeMetadataResponse;
+        }
+    }
+}
+
+/// The clients by address, made when first asked for.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    calls_per_node: usize,
+    clients: Mutex<HashMap<String, Arc<NodeClient>>>,
+}
+
+impl Nodes {
+    pub(crate) fn new(calls_per_node: usize) -> Self {
+        Self { calls_per_node, clients: Mutex::new(HashMap::new()) }
+    }
+
+    /// The client of `address`. Must be called within a tokio runtime; connects when first used.
+    pub(crate) fn get(&self, address: &str) -> Result<Arc<NodeClient>, ApiError> {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(address) {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(NodeClient::new(address, self.calls_per_node)?);
+        clients.insert(address.to_owned(), Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Forgets the clients of nodes that are gone; calls under way end as they would.
+    pub(crate) fn retain(&self, addresses: &BTreeSet<&str>) {
+        self.clients.lock().retain(|address, _| addresses.contains(address.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_has_one_client() {
+        let nodes = Nodes::new(1);
+        let a = nodes.get("127.0.0.1:1").unwrap();
+        assert!(Arc::ptr_eq(&a, &nodes.get("127.0.0.1:1").unwrap()));
+        nodes.retain(&BTreeSet::new());
+        assert!(!Arc::ptr_eq(&a, &nodes.get("127.0.0.1:1").unwrap()));
+        assert_eq!(nodes.get("not an address").unwrap_err().reason, Reason::NodeUnreachable);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_refuses_is_shunned_for_a_while() {
+        let client = Nodes::new(4).get("127.0.0.1:1").unwrap();
+        let deadline = Deadline::after(Duration::from_secs(5));
+        let error = client.get_node_status(deadline, node::GetNodeStatusRequest {}).await.unwrap_err();
+        assert_eq!((error.next, error.error.reason), (Next::Elsewhere, Reason::NodeUnreachable));
+        assert!(client.shunned());
+        assert_eq!(client.in_flight(), 0);
+    }
+}

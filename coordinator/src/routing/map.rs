@@ -1,0 +1,277 @@
+//! The cluster map: slots → groups → replicas → addresses, and the collections. Pure, built from the metadata.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
+use omma_common::slot::{SLOTS, slot_of};
+use omma_proto::internal::v1::{Metadata, Target};
+use omma_proto::v1::VectorSpace;
+
+/// Why metadata is no cluster map.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidMap {
+    /// There is no cluster yet.
+    #[error("the cluster is not formed yet")]
+    NotFormed,
+    /// A slot range that is none.
+    #[error("group {group} owns slots {first} to {last}, of {SLOTS}")]
+    Range {
+        /// Whose.
+        group: GroupId,
+        /// First slot.
+        first: u32,
+        /// Last slot.
+        last: u32,
+    },
+    /// Two owners.
+    #[error("slot {slot} belongs to the groups {one} and {other}")]
+    OwnedTwice {
+        /// Which.
+        slot: u32,
+        /// An owner.
+        one: GroupId,
+        /// Another.
+        other: GroupId,
+    },
+    /// No owner.
+    #[error("slot {0} belongs to no group")]
+    Unowned(usize),
+    /// A replica on a node that is not in the map.
+    #[error("group {group} has a replica on node {node}, which is not known")]
+    UnknownNode {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
+    },
+    /// Nobody holds the group.
+    #[error("group {0} has no replicas")]
+    NoReplicas(GroupId),
+}
+
+/// A shard node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) address: String,
+    pub(crate) zone: String,
+}
+
+/// A shard group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) replicas: Vec<NodeId>,
+    pub(crate) slot_count: u32,
+}
+
+/// A collection: what requests need to know of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Collection {
+    pub(crate) entry: omma_proto::v1::Collection,
+    pub(crate) deleting: bool,
+}
+
+impl Collection {
+    /// Its vector space's dimension.
+    pub(crate) fn dimension(&self) -> usize {
+        self.entry.vector_space.as_ref().map_or(0, |s| s.dimension as usize)
+    }
+
+    /// Its vector space's id.
+    pub(crate) fn space_id(&self) -> &str {
+        self.entry.vector_space.as_ref().map_or("", |s| s.id.as_str())
+    }
+
+    /// This collection in one group, for a request to a shard node.
+    pub(crate) fn target(&self, group: GroupId, epoch: u64) -> Target {
+        Target {
+            group_id: group,
+            collection_uid: self.entry.uid,
+            dimension: self.dimension() as u32,
+            vector_space_id: self.space_id().to_owned(),
+            epoch,
+        }
+    }
+}
+
+/// The cluster, at one metadata version.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterMap {
+    pub(crate) version: u64,
+    pub(crate) epoch: u64,
+    pub(crate) cluster_id: String,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) groups: BTreeMap<GroupId, Group>,
+    pub(crate) collections: BTreeMap<String, Arc<Collection>>,
+    pub(crate) encoder_space: Option<VectorSpace>,
+    slots: Box<[GroupId]>,
+    everyone: Vec<NodeId>,
+}
+
+impl ClusterMap {
+    /// Builds and checks the map: every slot has one owner, every replica an address.
+    pub(crate) fn from_metadata(metadata: Metadata) -> Result<Self, InvalidMap> {
+        if metadata.cluster_id.is_empty() {
+            return Err(InvalidMap::NotFormed);
+        }
+        let nodes: BTreeMap<_, _> =
+            metadata.nodes.into_iter().map(|n| (n.node_id, Node { address: n.address, zone: n.zone })).collect();
+        let mut slots = vec![METADATA_GROUP; SLOTS as usize].into_boxed_slice();
+        let mut groups = BTreeMap::new();
+        for group in metadata.groups.into_iter().filter(|g| g.group_id != METADATA_GROUP) {
+            let id = group.group_id;
+            if group.replicas.is_empty() {
+                return Err(InvalidMap::NoReplicas(id));
+            }
+            if let Some(&node) = group.replicas.iter().find(|r| !nodes.contains_key(r)) {
+                return Err(InvalidMap::UnknownNode { group: id, node });
+            }
+            let mut slot_count = 0;
+            for range in &group.slots {
+                slot_count += claim(&mut slots, id, range.first, range.last)?;
+            }
+            groups.insert(id, Group { replicas: group.replicas, slot_count });
+        }
+        if let Some(slot) = slots.iter().position(|g| *g == METADATA_GROUP) {
+            return Err(InvalidMap::Unowned(slot));
+        }
+        let collections = metadata
+            .collections
+            .into_iter()
+            .filter_map(|c| {
+                let entry = c.collection?;
+                Some((entry.name.clone(), Arc::new(Collection { entry, deleting: c.deleting })))
+            })
+            .collect();
+        Ok(Self {
+            version: metadata.version,
+            epoch: metadata.epoch,
+            cluster_id: metadata.cluster_id,
+            everyone: nodes.keys().copied().collect(),
+            nodes,
+            groups,
+            collections,
+            encoder_space: metadata.encoder_space.filter(|s| !s.id.is_empty()),
+            slots,
+        })
+    }
+
+    /// The group that owns the slot of an image id.
+    pub(crate) fn group_of(&self, image_id: &str) -> GroupId {
+        self.slots[slot_of(image_id) as usize]
+    }
+
+    /// Node ids of a group's replicas. Every node holds the metadata group.
+    pub(crate) fn replicas(&self, group: GroupId) -> &[NodeId] {
+        match group {
+            METADATA_GROUP => &self.everyone,
+            _ => self.groups.get(&group).map_or(&[], |g| g.replicas.as_slice()),
+        }
+    }
+
+    /// Where a node is reached.
+    pub(crate) fn address(&self, node: NodeId) -> Option<&str> {
+        self.nodes.get(&node).map(|n| n.address.as_str())
+    }
+
+    /// A collection that is not being deleted.
+    pub(crate) fn collection(&self, name: &str) -> Option<&Arc<Collection>> {
+        self.collections.get(name).filter(|c| !c.deleting)
+    }
+}
+
+/// Gives slots `first` to `last` to `group`; returns how many.
+fn claim(slots: &mut [GroupId], group: GroupId, first: u32, last: u32) -> Result<u32, InvalidMap> {
+    if first > last || last >= u32::from(SLOTS) {
+        return Err(InvalidMap::Range { group, first, last });
+    }
+    for slot in first..=last {
+        let owner = &mut slots[slot as usize];
+        if *owner != METADATA_GROUP {
+            return Err(InvalidMap::OwnedTwice { slot, one: *owner, other: group });
+        }
+        *owner = group;
+    }
+    Ok(last - first + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use omma_proto::internal::v1 as node;
+    use proptest::prelude::*;
+
+    /// Groups 1.. that own the ranges between `cuts`, on nodes 1 to 3.
+    fn metadata(cuts: &[u32]) -> Metadata {
+        let mut edges: Vec<u32> = cuts.to_vec();
+        edges.extend([0, u32::from(SLOTS)]);
+        edges.sort_unstable();
+        edges.dedup();
+        let groups = edges.windows(2).zip(1..).map(|(w, id)| node::Group {
+            group_id: id,
+            slots: vec![node::SlotRange { first: w[0], last: w[1] - 1 }],
+            replicas: vec![1, 2, 3],
+        });
+        let nodes = (1..=3).map(|id| node::Node { node_id: id, address: format!("n{id}:1"), zone: String::new() });
+        Metadata {
+            version: 7,
+            cluster_id: "c".into(),
+            epoch: 3,
+            nodes: nodes.collect(),
+            groups: groups.collect(),
+            ..Default::default()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_id_belongs_to_the_group_that_owns_its_slot(cuts in prop::collection::vec(1u32..4096, 0..8), id in ".{1,40}") {
+            let metadata = metadata(&cuts);
+            let map = ClusterMap::from_metadata(metadata.clone()).unwrap();
+            let slot = u32::from(slot_of(&id));
+            let owner = metadata.groups.iter().find(|g| g.slots.iter().any(|r| r.first <= slot && slot <= r.last)).unwrap();
+            prop_assert_eq!(map.group_of(&id), owner.group_id);
+            prop_assert_eq!(map.groups.values().map(|g| g.slot_count).sum::<u32>(), u32::from(SLOTS));
+        }
+    }
+
+    #[test]
+    fn broken_maps_are_refused() {
+        let broken = |change: fn(&mut Metadata)| {
+            let mut m = metadata(&[2000]);
+            change(&mut m);
+            ClusterMap::from_metadata(m).unwrap_err()
+        };
+        assert_eq!(broken(|m| m.cluster_id.clear()), InvalidMap::NotFormed);
+        assert_eq!(broken(|m| m.groups[0].slots[0].last = 1998), InvalidMap::Unowned(1999));
+        let twice = InvalidMap::OwnedTwice { slot: 2000, one: 1, other: 2 };
+        assert_eq!(broken(|m| m.groups[0].slots[0].last = 2000), twice);
+        let range = InvalidMap::Range { group: 2, first: 2000, last: 4096 };
+        assert_eq!(broken(|m| m.groups[1].slots[0].last = 4096), range);
+        assert_eq!(broken(|m| m.groups[1].replicas[2] = 9), InvalidMap::UnknownNode { group: 2, node: 9 });
+        assert_eq!(broken(|m| m.groups[1].replicas.clear()), InvalidMap::NoReplicas(2));
+        assert_eq!(broken(|m| m.groups.clear()), InvalidMap::Unowned(0));
+    }
+
+    #[test]
+    fn the_metadata_group_lives_on_every_node() {
+        let map = ClusterMap::from_metadata(metadata(&[])).unwrap();
+        assert_eq!(map.replicas(METADATA_GROUP), [1, 2, 3]);
+        assert_eq!(map.replicas(1), [1, 2, 3]);
+        assert!(map.replicas(8).is_empty());
+        assert_eq!((map.address(2), map.address(8)), (Some("n2:1"), None));
+    }
+
+    #[test]
+    fn collections_being_deleted_are_not_shown() {
+        let mut m = metadata(&[]);
+        for (name, deleting) in [("a", false), ("b", true)] {
+            let collection = omma_proto::v1::Collection { name: name.into(), uid: 1, ..Default::default() };
+            m.collections.push(node::CollectionEntry { collection: Some(collection), deleting, ..Default::default() });
+        }
+        let map = ClusterMap::from_metadata(m).unwrap();
+        assert!(map.collection("a").is_some());
+        assert!(map.collection("b").is_none());
+        assert!(map.collections.contains_key("b"));
+    }
+}

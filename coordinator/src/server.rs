@@ -1,0 +1,145 @@
+//! Serves the public API on a listener until the shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::shutdown::Shutdown;
+use omma_proto::v1::cluster_service_server::ClusterServiceServer;
+use omma_proto::v1::collection_service_server::CollectionServiceServer;
+use omma_proto::v1::image_service_server::ImageServiceServer;
+use omma_proto::v1::search_service_server::SearchServiceServer;
+use tokio::net::TcpListener;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::api::{Api, Coordinator};
+use crate::config::CoordinatorConfig;
+use crate::routing::Routing;
+
+/// Pings to clients, so that one that vanished does not hold its streams for ever.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Why the coordinator ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No shard node was named.
+    #[error("no shard node is named: the coordinator would never find a cluster")]
+    NoShardNodes,
+    /// The connections could not be served.
+    #[error("cannot serve: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// The reflection service could not read the protocol's descriptors.
+    #[error("the protocol's descriptors cannot be read: {0}")]
+    Descriptors(#[from] tonic_reflection::server::Error),
+}
+
+/// The names that health is told for; "" is the process as a whole.
+const SERVICES: [&str; 5] = [
+    "",
+    <CollectionServiceServer<Api> as NamedService>::NAME,
+    <ImageServiceServer<Api> as NamedService>::NAME,
+    <SearchServiceServer<Api> as NamedService>::NAME,
+    <ClusterServiceServer<Api> as NamedService>::NAME,
+];
+
+/// Serves the public API until `shutdown` begins, then lets requests end within [`CoordinatorConfig::drain`].
+///
+/// Serves before it knows a cluster: requests are answered `CLUSTER_FORMING` and health says `NOT_SERVING` until then.
+pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shutdown) -> Result<(), RunError> {
+    if config.shard_nodes.is_empty() {
+        return Err(RunError::NoShardNodes);
+    }
+    let routing = Routing::new(config.shard_nodes.clone(), config.limits.calls_per_node);
+    let coordinator = Arc::new(Coordinator::new(routing, config.limits, shutdown.clone()));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for name in SERVICES {
+        health.set_service_status(name, ServingStatus::NotServing).await;
+    }
+    let reflection = reflection()?;
+
+    let api = Api(Arc::clone(&coordinator));
+    macro_rules! limited {
+        ($server:ident) => {
+            $server::new(api.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        };
+    }
+    let serve = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(limited!(CollectionServiceServer))
+        .add_service(limited!(ImageServiceServer))
+        .add_service(limited!(SearchServiceServer))
+        .add_service(limited!(ClusterServiceServer))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.clone().begun());
+
+    let drained = async {
+        shutdown.clone().begun().await;
+        tokio::time::sleep(config.drain).await;
+    };
+    let alongside = async {
+        tokio::join!(
+            coordinator.routing.poll(config.poll_interval, shutdown.clone()),
+            tell_health(&coordinator, &health)
+        );
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        served = serve => Ok(served?),
+        () = drained => {
+            tracing::warn!(after = ?config.drain, "requests were still under way at the end of the shutdown");
+            Ok(())
+        }
+        () = alongside => Ok(()),
+    }
+}
+
+/// Serving once the map is known, not serving once the shutdown has begun.
+async fn tell_health(coordinator: &Coordinator, health: &HealthReporter) {
+    let mut maps = coordinator.routing.watch();
+    let status = tokio::select! {
+        biased;
+        () = coordinator.shutdown.clone().begun() => ServingStatus::NotServing,
+        known = maps.wait_for(Option::is_some) => match known {
+            Ok(map) => {
+                if let Some(map) = map.as_ref() {
+                    tracing::info!(cluster = map.cluster_id, nodes = map.nodes.len(), groups = map.groups.len(), "found the cluster");
+                }
+                ServingStatus::Serving
+            }
+            Err(_) => ServingStatus::NotServing,
+        },
+    };
+    for name in SERVICES {
+        health.set_service_status(name, status).await;
+    }
+    coordinator.shutdown.clone().begun().await;
+    for name in SERVICES {
+        health.set_service_status(name, ServingStatus::NotServing).await;
+    }
+}
+
+/// Reflection of what clients may call: the public API and health.
+fn reflection() -> Result<
+    tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>,
+    tonic_reflection::server::Error,
+> {
+    let mut builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(omma_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    for name in SERVICES.into_iter().filter(|name| !name.is_empty()) {
+        builder = builder.with_service_name(name);
+    }
+    builder
+        .with_service_name("grpc.health.v1.Health")
+        .with_service_name("grpc.reflection.v1.ServerReflection")
+        .build_v1()
+}
