@@ -1,0 +1,90 @@
+//! `omma collection …`
+
+use clap::{Args, Subcommand};
+use omma_client::proto::{Collection, VectorSpace};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::exit::CliError;
+use crate::json;
+use crate::table::{Align, Table};
+use crate::text::thousands;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CollectionCommand {
+    /// Create a collection
+    Create(CreateArgs),
+    /// Show one collection and count its images
+    Get(NameArgs),
+    /// List all collections
+    List,
+    /// Delete a collection and every image in it
+    Delete(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// 1 to 64 of a-z, 0-9, '-', '_'; begins with a letter or digit.
+    name: String,
+    /// Name of the vector space, for embeddings that are computed elsewhere. Left out: the encoder's.
+    #[arg(long, value_name = "ID", requires = "dimension")]
+    vector_space: Option<String>,
+    /// Numbers per embedding of that space.
+    #[arg(long, value_name = "N", requires = "vector_space",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(omma_common::limits::MAX_DIMENSION)))]
+    dimension: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The collection.
+    name: String,
+}
+
+pub(crate) async fn run(context: &Context, command: CollectionCommand) -> Result<(), CliError> {
+    let omma = context.connect().await?;
+    match command {
+        CollectionCommand::Create(args) => {
+            let space = args.vector_space.zip(args.dimension).map(|(id, dimension)| VectorSpace { id, dimension });
+            let made = omma.create_collection(&args.name, space).await?;
+            context.output.result(|| json::collection(&made), || table(&[made.clone()], false))
+        }
+        CollectionCommand::Get(args) => {
+            let collection = omma.get_collection(&args.name).await?;
+            context.output.result(|| json::collection(&collection), || table(&[collection.clone()], true))
+        }
+        CollectionCommand::List => {
+            let all = omma.list_collections().await?;
+            context.output.result(
+                || Value::Array(all.iter().map(json::collection).collect()),
+                || if all.is_empty() { "There are no collections yet.".into() } else { table(&all, false) },
+            )
+        }
+        CollectionCommand::Delete(args) => {
+            omma.delete_collection(&args.name).await?;
+            context.output.result(
+                || json!({ "name": args.name, "deleted": true }),
+                || format!("Deleted the collection {} and every image in it.", args.name),
+            )
+        }
+    }
+}
+
+fn table(collections: &[Collection], counted: bool) -> String {
+    let mut columns = vec![("name", Align::Left), ("vector space", Align::Left), ("dimension", Align::Right)];
+    columns.push(("created", Align::Left));
+    if counted {
+        columns.push(("images", Align::Right));
+    }
+    let mut table = Table::new(&columns);
+    for c in collections {
+        let space = c.vector_space.clone().unwrap_or_default();
+        let created = c.create_time.map(|t| t.to_string()).unwrap_or_default();
+        table.row(
+            [c.name.clone(), space.id, space.dimension.to_string(), created, thousands(c.image_count)]
+                .into_iter()
+                .take(columns.len()),
+        );
+    }
+    table.render()
+}

@@ -1,0 +1,47 @@
+//! One file per command.
+
+pub(crate) mod collection;
+pub(crate) mod delete;
+pub(crate) mod get;
+pub(crate) mod index;
+pub(crate) mod search;
+pub(crate) mod serve;
+mod status;
+
+use omma_client::Omma;
+
+use crate::args::{Cli, Command, Global};
+use crate::exit::CliError;
+use crate::output::Output;
+use crate::{demo, processes};
+
+/// What every command is given.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    pub(crate) output: Output,
+}
+
+impl Context {
+    /// A connection to the coordinator of the command line.
+    pub(crate) async fn connect(&self) -> Result<Omma, CliError> {
+        Ok(Omma::builder(&self.global.endpoint).timeout(self.global.timeout).connect().await?)
+    }
+}
+
+/// Runs the command that was asked for.
+pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
+    let context = Context { output: Output::new(cli.global.json), global: cli.global };
+    match cli.command {
+        Command::Serve(args) => serve::run(&context, args).await,
+        Command::Demo(args) => demo::run(&context, args).await,
+        Command::Index(args) => index::run(&context, args).await,
+        Command::Search(args) => search::run(&context, args).await,
+        Command::Get(args) => get::run(&context, args).await,
+        Command::Delete(args) => delete::run(&context, args).await,
+        Command::Status => status::run(&context).await,
+        Command::Collection(command) => collection::run(&context, command).await,
+        Command::Shard(forwarded) => processes::shard_command(forwarded.flags).await,
+        Command::Coordinator(forwarded) => processes::coordinator_command(forwarded.flags).await,
+    }
+}
