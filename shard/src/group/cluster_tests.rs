@@ -63,6 +63,8 @@ impl Cluster {
         let members: Vec<_> = (1..=nodes).map(|id| (id, cluster.addresses.get(id).unwrap())).collect();
         for node in cluster.nodes.values() {
             assert!(!node.replica.is_initialised().await.unwrap());
+        }
+        for node in cluster.nodes.values() {
             node.replica.initialise(&members).await.unwrap();
             node.replica.initialise(&members).await.unwrap();
         }

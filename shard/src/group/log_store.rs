@@ -398,6 +398,9 @@ impl RaftLogStorage<Config> for LogStore {
         let (number, changes) = {
             let mut log = self.log.lock();
             let keep = last.map_or(0, |id| id.index + 1).max(log.first);
+            if keep >= log.end() {
+                return Ok(());
+            }
             let changes = self.removal(keep, log.end());
             let freed = log.tail.truncate(keep);
             self.db.tail_bytes.fetch_sub(freed, Ordering::Relaxed);
