@@ -113,9 +113,10 @@ impl Cluster {
         loop {
             let states: Vec<_> = self.nodes.values().map(|n| n.replica.status()).collect();
             let leads = |id: &NodeId| self.nodes.get(id).is_some_and(|n| n.replica.status().role == Role::Leader);
-            let leader = states.iter().filter_map(|s| s.leader).find(|id| {
-                leads(id) && states.iter().filter(|s| s.leader == Some(*id)).count() * 2 > states.len()
-            });
+            let leader = states
+                .iter()
+                .filter_map(|s| s.leader)
+                .find(|id| leads(id) && states.iter().filter(|s| s.leader == Some(*id)).count() * 2 > states.len());
             if let Some(leader) = leader {
                 return leader;
             }
@@ -169,7 +170,14 @@ async fn elects_proposes_and_reads() {
         writers.spawn(async move {
             for n in 0..20 {
                 let command = format!("{writer}/{n}");
-                let proposed = replica.propose(command.clone().into(), soon()).await.unwrap();
+                let proposed = loop {
+                    match replica.propose(command.clone().into(), soon()).await {
+                        Ok(proposed) => break proposed,
+                        // The machine may be too slow for the heartbeats; nothing was proposed then.
+                        Err(GroupError::Unavailable { .. }) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                };
                 assert_eq!(proposed.outcome, format!("did {command}"));
             }
         });
@@ -296,6 +304,7 @@ async fn leadership_moves_on_request_and_members_change_right_after() {
         cluster.replica(next).add_learner(4, address, soon()).await.unwrap();
         cluster.propose("x").await;
         cluster.replica(next).change_voters([1, 2, 3].into(), soon()).await.unwrap();
+        cluster.replica(next).remove_learner(4, soon()).await.unwrap();
         assert!(cluster.replica(next).status().learners.is_empty());
     }
     let leader = cluster.leader().await;
@@ -303,6 +312,56 @@ async fn leadership_moves_on_request_and_members_change_right_after() {
     assert_ne!(cluster.leader().await, leader);
     let outsider = cluster.replica(leader).transfer_leader(9).await;
     assert!(matches!(outsider, Err(GroupError::NotLeader { .. })), "{outsider:?}");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proposals_are_bounded_also_when_their_callers_go() {
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    cluster.propose("first").await;
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.kill(id).await;
+    }
+    let replica = cluster.replica(leader).clone();
+    // While the lease lasts, proposals are taken, but none can be committed.
+    let gone = Deadline::after(Duration::from_millis(1));
+    let attempts = (0..1100).map(|n: u32| replica.propose(Bytes::from(n.to_string()), gone));
+    let outcomes = futures::future::join_all(attempts).await;
+    let refused = outcomes.iter().filter(|o| matches!(o, Err(GroupError::Overloaded { .. }))).count();
+    assert_eq!(refused, 76, "{:?}", outcomes.iter().find(|o| o.is_ok()));
+    let large = replica.propose(Bytes::from(vec![0; 33 << 20]), soon()).await;
+    assert!(matches!(large, Err(GroupError::TooLarge { .. })), "{large:?}");
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.start(id).await;
+    }
+    cluster.propose("after").await;
+    cluster.converged().await;
+    let begun = Instant::now();
+    // Raft is done with all of them, so all places are free again.
+    while replica.free_places() < 1024 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{} places are free", replica.free_places());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.end().await;
+    let stopped = replica.propose(Bytes::from_static(b"x"), soon()).await;
+    assert!(matches!(stopped, Err(GroupError::Stopped(GROUP))), "{stopped:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_stops_and_starts_again_in_its_process() {
+    let cluster = Cluster::formed(3, RaftTimings::default()).await;
+    cluster.propose("first").await;
+    let leader = cluster.leader().await;
+    let follower = &cluster.nodes[&(leader % 3 + 1)];
+    follower.host.stop(GROUP).await;
+    assert!(follower.host.get(GROUP).is_none());
+    cluster.replica(leader).propose(Bytes::from_static(b"second"), soon()).await.unwrap();
+    let state: Arc<dyn StateMachine> = follower.state.clone();
+    let again = follower.host.start(GROUP, state).await.unwrap();
+    let index = cluster.replica(leader).status().applied;
+    again.read_barrier(Barrier::AtLeast(index), soon()).await.unwrap();
+    assert_eq!(follower.state.commands(), ["first", "second"]);
     cluster.end().await;
 }
 

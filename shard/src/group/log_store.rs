@@ -39,7 +39,7 @@ const TAIL_BYTES: usize = 32 << 20;
 /// The same for all groups together.
 const ALL_TAILS_BYTES: usize = 256 << 20;
 /// Most bytes of entries read at once, for one message or one step of applying. At least one entry is read.
-const READ_BYTES: usize = 4 << 20;
+const READ_BYTES: usize = 1 << 20;
 
 /// The store of all logs.
 pub(super) struct LogDb {
@@ -64,7 +64,8 @@ impl LogDb {
             let (table, counters) = (table.clone(), counters.clone());
             move || log_writer::run(&store, &table, queue, &counters)
         });
-        let writer = writer.map_err(|source| GroupError::Io { what: "cannot start the log's writer".into(), source })?;
+        let writer =
+            writer.map_err(|source| GroupError::Io { what: "cannot start the log's writer".into(), source })?;
         Ok(Arc::new(Self {
             jobs,
             table: Mutex::new(Some(table)),
@@ -74,7 +75,7 @@ impl LogDb {
         }))
     }
 
-    /// The log of `group`. To be called once per group. Blocks.
+    /// The log of `group`. To be called once per group: only clones of what this returns share its memory. Blocks.
     pub(super) fn group(self: &Arc<Self>, group: GroupId) -> Result<LogStore, GroupError> {
         let table = self.table.lock().clone().ok_or(GroupError::Stopped(group))?;
         let log = load(&table, group, self.tail_bytes.clone())?;

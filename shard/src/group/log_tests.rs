@@ -5,9 +5,9 @@ use crate::group::machine::Machine;
 use crate::group::test_state::MemoryState;
 use crate::group::types::{Command, Leader};
 use bytes::Bytes;
+use openraft::storage::RaftLogStorageExt;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, StorageError};
-use openraft::storage::RaftLogStorageExt;
 
 struct Builder;
 
@@ -94,18 +94,18 @@ async fn old_entries_leave_memory_and_are_read_from_the_table() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path()).await;
     let mut log = db.group(1).unwrap();
-    const BYTES: usize = 1 << 20;
-    for index in 0..48 {
+    const BYTES: usize = 300 << 10;
+    for index in 0..150 {
         log.blocking_append([entry(index, BYTES)]).await.unwrap();
     }
     assert!(log.log.lock().tail.bytes() <= TAIL_BYTES);
     assert_eq!(db.tail_bytes.load(Ordering::Relaxed), log.log.lock().tail.bytes());
-    let some = log.limited_get_log_entries(2, 48).await.unwrap();
+    let some = log.limited_get_log_entries(2, 150).await.unwrap();
     assert!((1..=READ_BYTES / BYTES).contains(&some.len()), "{} entries", some.len());
     assert_eq!(some[0], entry(2, BYTES));
     // Across the border between table and memory.
-    let all = log.try_get_log_entries(0..48).await.unwrap();
-    assert!(all.iter().enumerate().all(|(i, e)| *e == entry(i as u64, BYTES)) && all.len() == 48);
+    let all = log.try_get_log_entries(0..150).await.unwrap();
+    assert!(all.iter().enumerate().all(|(i, e)| *e == entry(i as u64, BYTES)) && all.len() == 150);
     let mut other = db.group(2).unwrap();
     other.blocking_append([entry(0, 10)]).await.unwrap();
     drop(log);

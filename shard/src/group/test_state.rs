@@ -66,9 +66,10 @@ impl StateMachine for MemoryState {
 
     fn snapshot(&self) -> Result<(Bytes, SnapshotChunks), StateError> {
         let contents = self.contents.lock().clone();
-        let pieces = contents.commands.into_iter().map(|(index, command)| {
-            Ok(Bytes::from([&index.to_be_bytes()[..], &command].concat()))
-        });
+        let pieces = contents
+            .commands
+            .into_iter()
+            .map(|(index, command)| Ok(Bytes::from([&index.to_be_bytes()[..], &command].concat())));
         Ok((contents.raft.unwrap_or_default(), Box::new(pieces)))
     }
 

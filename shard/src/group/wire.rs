@@ -128,8 +128,7 @@ pub(super) fn vote_request(group: GroupId, request: &VoteRequest<Config>, pre_vo
 }
 
 pub(super) fn read_vote_request(request: &proto::VoteRequest) -> Decoded<VoteRequest<Config>> {
-    let mut read =
-        VoteRequest::new(need_vote(request.vote.as_ref())?, read_maybe_log_id(request.last_log_id.as_ref()));
+    let mut read = VoteRequest::new(need_vote(request.vote.as_ref())?, read_maybe_log_id(request.last_log_id.as_ref()));
     read.leadership_transfer = request.leader_transfer;
     Ok(read)
 }
@@ -243,7 +242,10 @@ pub(super) fn read_snapshot_response(response: &proto::InstallSnapshotResponse) 
     need_vote(response.vote.as_ref())
 }
 
-pub(super) fn transfer_request(group: GroupId, request: &TransferLeaderRequest<Config>) -> proto::TransferLeaderRequest {
+pub(super) fn transfer_request(
+    group: GroupId,
+    request: &TransferLeaderRequest<Config>,
+) -> proto::TransferLeaderRequest {
     proto::TransferLeaderRequest {
         group_id: group,
         from: Some(vote(request.from_leader())),
