@@ -183,11 +183,13 @@ async fn elects_proposes_and_reads() {
         });
     }
     writers.join_all().await;
+    let large = Bytes::from(vec![1; 24 << 20]);
+    replica.propose(large, soon()).await.unwrap();
     let read = replica.read_barrier(Barrier::Linearizable, soon()).await.unwrap();
-    assert!(read >= 320);
-    assert_eq!(cluster.nodes[&leader].state.commands().len(), 320);
+    assert!(read >= 321);
+    assert_eq!(cluster.nodes[&leader].state.commands().len(), 321);
     let all = cluster.converged().await;
-    assert_eq!(all.into_iter().collect::<BTreeSet<_>>().len(), 320);
+    assert_eq!(all.into_iter().collect::<BTreeSet<_>>().len(), 321);
 
     let follower = (1..=3).find(|id| *id != leader).unwrap();
     let follower = cluster.replica(follower);
@@ -271,7 +273,11 @@ async fn a_lagging_and_a_new_replica_catch_up_by_snapshot() {
         cluster.propose(&n.to_string()).await;
     }
     cluster.start(lagging).await;
-    assert_eq!(cluster.converged().await.len(), 301);
+    // While the snapshot is sent.
+    for n in 300..400 {
+        cluster.propose(&n.to_string()).await;
+    }
+    assert_eq!(cluster.converged().await.len(), 401);
     assert!(cluster.nodes[&lagging].state.installs.load(Ordering::Relaxed) > 0, "it caught up without a snapshot");
     // A wiped node must come back under a new id: the old one's votes are forgotten.
     cluster.kill(lagging).await;
@@ -285,7 +291,7 @@ async fn a_lagging_and_a_new_replica_catch_up_by_snapshot() {
     cluster.replica(leader).change_voters(voters.clone(), soon()).await.unwrap();
     assert_eq!(cluster.replica(leader).status().voters, voters.into_iter().collect::<Vec<_>>());
     cluster.propose("last").await;
-    assert_eq!(cluster.converged().await.len(), 302);
+    assert_eq!(cluster.converged().await.len(), 402);
     assert!(cluster.nodes[&4].state.installs.load(Ordering::Relaxed) > 0, "it caught up without a snapshot");
     assert_eq!(std::fs::read_dir(cluster.places[&4].folder.join("spool")).unwrap().count(), 0);
     cluster.end().await;

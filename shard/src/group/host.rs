@@ -9,7 +9,8 @@ use omma_common::ids::{GroupId, NodeId};
 use parking_lot::Mutex;
 
 use super::error::GroupError;
-use super::log_store::{LogDb, LogStore};
+use super::log_db::LogDb;
+use super::log_store::LogStore;
 use super::log_writer::LogCounters;
 use super::machine::Machine;
 use super::network::Network;
@@ -83,15 +84,19 @@ impl GroupHost {
             }
         }
         let started = self.start_new(group, state).await;
-        let mut registry = self.replicas.lock();
-        registry.changing.remove(&group);
-        let replica = started?;
-        if registry.stopped {
-            drop(registry);
+        let (replica, stopped) = {
+            let mut registry = self.replicas.lock();
+            registry.changing.remove(&group);
+            let replica = started?;
+            if !registry.stopped {
+                registry.running.insert(group, replica.clone());
+            }
+            (replica, registry.stopped)
+        };
+        if stopped {
             replica.stop().await;
             return Err(GroupError::Stopped(group));
         }
-        registry.running.insert(group, replica.clone());
         Ok(replica)
     }
 
@@ -111,7 +116,7 @@ impl GroupHost {
             return Ok(log.clone());
         }
         let db = self.log.clone();
-        let opened = tokio::task::spawn_blocking(move || db.group(group)).await;
+        let opened = tokio::task::spawn_blocking(move || LogStore::open(&db, group)).await;
         let log = opened.map_err(|e| GroupError::Fatal { group, reason: e.to_string() })??;
         self.replicas.lock().logs.insert(group, log.clone());
         Ok(log)

@@ -15,13 +15,14 @@ use openraft::errors::{
     LinearizableReadError, RaftError,
 };
 use openraft::raft::ClientWriteResponse;
-use openraft::{BasicNode, ChangeMembers, LinearizerOption, RaftMetrics, ServerState};
+use openraft::{BasicNode, ChangeMembers, LinearizerOption};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::error::GroupError;
 use super::machine::blocking;
 use super::peers::Peers;
 use super::state_machine::StateMachine;
+use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
 use super::types::{Command, Config, Raft};
 
@@ -31,42 +32,6 @@ const MAX_IN_FLIGHT: usize = 1024;
 const MAX_IN_FLIGHT_KIB: usize = 64 << 10;
 /// Largest command: an append with one entry must fit into a message.
 const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
-
-/// What a replica does in its group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Takes proposals.
-    Leader,
-    /// Votes and replicates.
-    Follower,
-    /// Stands for election.
-    Candidate,
-    /// Replicates without a vote, or does not belong to the group yet.
-    Learner,
-}
-
-/// A replica's view of its group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupState {
-    /// The group.
-    pub group: GroupId,
-    /// What this replica does.
-    pub role: Role,
-    /// Raft's term.
-    pub term: u64,
-    /// Who leads, as far as is known.
-    pub leader: Option<NodeId>,
-    /// Index of this replica's last log entry; 0 also if there is none.
-    pub last_log: u64,
-    /// Index of the last entry known to be committed.
-    pub committed: u64,
-    /// Index of the last entry applied here.
-    pub applied: u64,
-    /// Who votes, ascending.
-    pub voters: Vec<NodeId>,
-    /// Who only replicates, ascending.
-    pub learners: Vec<NodeId>,
-}
 
 /// An applied proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -409,26 +374,5 @@ async fn write(raft: &Raft, command: Command, patience: Deadline) -> Written {
         if !refused || !backoff.sleep(patience).await {
             return written;
         }
-    }
-}
-
-fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState {
-    let index = |id: &Option<super::types::LogId>| id.as_ref().map_or(0, |id| id.index);
-    let membership = metrics.membership_config.membership();
-    GroupState {
-        group,
-        role: match metrics.state {
-            ServerState::Leader => Role::Leader,
-            ServerState::Follower => Role::Follower,
-            ServerState::Candidate => Role::Candidate,
-            ServerState::Learner | ServerState::Shutdown => Role::Learner,
-        },
-        term: metrics.current_term,
-        leader: metrics.current_leader,
-        last_log: metrics.last_log_index.unwrap_or(0),
-        committed: index(&metrics.cluster_committed).max(index(&metrics.local_committed)),
-        applied: index(&metrics.last_applied),
-        voters: membership.voter_ids().collect(),
-        learners: membership.learner_ids().collect(),
     }
 }

@@ -164,12 +164,11 @@ pub(super) fn read_append_request(request: proto::AppendRequest) -> Decoded<Appe
         entries: request.entries.into_iter().map(read_entry).collect::<Decoded<Vec<_>>>()?,
     };
     // openraft relies on it: a gap would become a hole in the log.
-    let mut next = request.prev_log_id.as_ref().map_or(0, |id| id.index + 1);
-    for entry in &request.entries {
+    let first = request.prev_log_id.as_ref().map_or(0, |id| id.index + 1);
+    for (next, entry) in (first..).zip(&request.entries) {
         if entry.log_id.index != next {
             return Err(Malformed(format!("entry {} where {next} must be", entry.log_id.index)));
         }
-        next += 1;
     }
     Ok(request)
 }
