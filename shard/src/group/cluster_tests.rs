@@ -406,6 +406,54 @@ async fn a_replica_stops_and_starts_again_in_its_process() {
     cluster.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_share_connections_and_log_but_not_entries() {
+    let mut cluster = Cluster::idle(3, RaftTimings::default()).await;
+    let members: Vec<_> = (1..=3).map(|id| (id, cluster.addresses.get(id).unwrap())).collect();
+    let mut replicas: BTreeMap<GroupId, Vec<(Replica, Arc<MemoryState>)>> = BTreeMap::new();
+    for group in [0, 2, 3] {
+        for node in cluster.nodes.values() {
+            let state = Arc::new(MemoryState::default());
+            let replica = node.host.start(group, state.clone() as Arc<dyn StateMachine>).await.unwrap();
+            replica.initialise(&members).await.unwrap();
+            replicas.entry(group).or_default().push((replica, state));
+        }
+    }
+    let mut writers = JoinSet::new();
+    for (group, replicas) in replicas.clone() {
+        writers.spawn(async move {
+            for n in 0..20 {
+                let begun = Instant::now();
+                // Until some replica of the group takes it.
+                'tries: loop {
+                    for (replica, _) in &replicas {
+                        if replica.propose(format!("{group}/{n}").into(), soon()).await.is_ok() {
+                            break 'tries;
+                        }
+                    }
+                    assert!(begun.elapsed() < Duration::from_secs(20), "group {group} takes nothing");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        });
+    }
+    writers.join_all().await;
+    for (group, replicas) in &replicas {
+        let expected: BTreeSet<_> = (0..20).map(|n| Bytes::from(format!("{group}/{n}"))).collect();
+        let index = replicas.iter().map(|(r, _)| r.status().applied).max().unwrap();
+        for (replica, state) in replicas {
+            replica.read_barrier(Barrier::AtLeast(index), soon()).await.unwrap();
+            assert_eq!(state.commands().into_iter().collect::<BTreeSet<_>>(), expected);
+        }
+    }
+    let host = cluster.nodes[&1].host.clone();
+    assert_eq!(host.replicas().iter().map(Replica::group).collect::<Vec<_>>(), [0, GROUP, 2, 3]);
+    cluster.kill(1).await;
+    let refused = host.start(4, Arc::new(MemoryState::default())).await.err();
+    assert!(matches!(refused, Some(GroupError::Stopped(4))), "{refused:?}");
+    cluster.end().await;
+}
+
 /// Not a test of speed: prints what was seen.
 #[tokio::test(flavor = "multi_thread")]
 async fn proposals_share_fsyncs() {
