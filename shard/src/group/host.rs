@@ -69,7 +69,8 @@ impl GroupHost {
     }
 
     /// Opens this node's replica of `group`, or creates one that belongs to no group yet: it waits to be initialised,
-    /// or to be added by a leader. `state` must be the one that was used before. Returns the running one if there is.
+    /// or to be added by a leader. `state` must be the one that was used before; its snapshot is taken (but not
+    /// read) twice. Returns the running replica if there is one.
     pub async fn start(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
         {
             let mut registry = self.replicas.lock();

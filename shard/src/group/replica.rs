@@ -201,7 +201,7 @@ impl Replica {
         view(self.0.group, &self.0.raft.metrics().borrow_watched())
     }
 
-    /// The same, as it changes.
+    /// The same, as it changes. The sender is gone when the replica has stopped, also because its store failed.
     pub fn watch(&self) -> watch::Receiver<GroupState> {
         self.0.states.clone()
     }
