@@ -9,7 +9,8 @@ use omma_common::ids::{GroupId, NodeId};
 use parking_lot::Mutex;
 
 use super::error::GroupError;
-use super::log_store::LogDb;
+use super::log_db::LogDb;
+use super::log_store::LogStore;
 use super::log_writer::LogCounters;
 use super::machine::Machine;
 use super::network::Network;
@@ -31,8 +32,10 @@ pub struct GroupHost {
 #[derive(Default)]
 struct Registry {
     running: HashMap<GroupId, Replica>,
-    /// Being started: a group's log must not be opened twice.
-    starting: HashSet<GroupId>,
+    /// Being started or stopped.
+    changing: HashSet<GroupId>,
+    /// Opened once each, also if the replica is stopped and started again.
+    logs: HashMap<GroupId, LogStore>,
     stopped: bool,
 }
 
@@ -66,7 +69,8 @@ impl GroupHost {
     }
 
     /// Opens this node's replica of `group`, or creates one that belongs to no group yet: it waits to be initialised,
-    /// or to be added by a leader. `state` must be the one that was used before. Returns the running one if there is.
+    /// or to be added by a leader. `state` must be the one that was used before; its snapshot is taken (but not
+    /// read) twice. Returns the running replica if there is one.
     pub async fn start(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
         {
             let mut registry = self.replicas.lock();
@@ -76,28 +80,47 @@ impl GroupHost {
             if let Some(running) = registry.running.get(&group) {
                 return Ok(running.clone());
             }
-            if !registry.starting.insert(group) {
-                return Err(GroupError::Unavailable { group, why: "it is being started" });
+            if !registry.changing.insert(group) {
+                return Err(GroupError::Unavailable { group, why: "it is being started or stopped" });
             }
         }
         let started = self.start_new(group, state).await;
-        let mut registry = self.replicas.lock();
-        registry.starting.remove(&group);
-        let replica = started?;
-        registry.running.insert(group, replica.clone());
+        let (replica, stopped) = {
+            let mut registry = self.replicas.lock();
+            registry.changing.remove(&group);
+            let replica = started?;
+            if !registry.stopped {
+                registry.running.insert(group, replica.clone());
+            }
+            (replica, registry.stopped)
+        };
+        if stopped {
+            replica.stop().await;
+            return Err(GroupError::Stopped(group));
+        }
         Ok(replica)
     }
 
     async fn start_new(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
         let fatal = |reason: String| GroupError::Fatal { group, reason };
-        let log = self.log.clone();
-        let log = tokio::task::spawn_blocking(move || log.group(group)).await.map_err(|e| fatal(e.to_string()))??;
+        let log = self.log_of(group).await?;
         let machine = Machine::new(state.clone()).await.map_err(|e| fatal(e.to_string()))?;
         let network = Network { group, me: self.node, peers: self.peers.clone() };
         let config = Arc::new(self.timings.config(group)?);
         let raft = super::types::Raft::new(self.node, config, network, log, machine);
         let raft = raft.await.map_err(|e| fatal(e.to_string()))?;
         Ok(Replica::new(group, raft, state, self.peers.clone(), &self.timings))
+    }
+
+    async fn log_of(&self, group: GroupId) -> Result<LogStore, GroupError> {
+        if let Some(log) = self.replicas.lock().logs.get(&group) {
+            return Ok(log.clone());
+        }
+        let db = self.log.clone();
+        let opened = tokio::task::spawn_blocking(move || LogStore::open(&db, group)).await;
+        let log = opened.map_err(|e| GroupError::Fatal { group, reason: e.to_string() })??;
+        self.replicas.lock().logs.insert(group, log.clone());
+        Ok(log)
     }
 
     /// This node's replica of `group`.
@@ -122,18 +145,17 @@ impl GroupHost {
         self.log.counters()
     }
 
-    /// Stops one replica, flushes its state and forgets it; its log stays. It can be started again only after the
-    /// process was.
+    /// Stops one replica and flushes its state; its log and votes stay, so that it can be started again. Does nothing
+    /// if it does not run.
     pub async fn stop(&self, group: GroupId) {
         let replica = {
             let mut registry = self.replicas.lock();
-            // Stays reserved: the log of this group is open.
-            registry.starting.insert(group);
-            registry.running.remove(&group)
+            let Some(replica) = registry.running.remove(&group) else { return };
+            registry.changing.insert(group);
+            replica
         };
-        if let Some(replica) = replica {
-            replica.stop().await;
-        }
+        replica.stop().await;
+        self.replicas.lock().changing.remove(&group);
     }
 
     /// Stops all replicas, flushes their states and the logs, and closes the store. Leaderships are not handed over:
@@ -142,6 +164,7 @@ impl GroupHost {
         let replicas: Vec<Replica> = {
             let mut registry = self.replicas.lock();
             registry.stopped = true;
+            registry.logs.clear();
             registry.running.drain().map(|(_, replica)| replica).collect()
         };
         join_all(replicas.iter().map(Replica::stop)).await;

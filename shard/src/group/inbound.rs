@@ -108,9 +108,10 @@ impl GroupHost {
         let replica = self.find(group)?;
         let (vote, meta) = wire::read_snapshot_header(&header).map_err(malformed)?;
         // One transfer at a time bounds what the spool takes.
-        let _turn = replica.receiving().try_lock().map_err(|_| {
-            refuse(GroupError::Unavailable { group, why: "it is receiving a snapshot already" })
-        })?;
+        let _turn = replica
+            .receiving()
+            .try_lock()
+            .map_err(|_| refuse(GroupError::Unavailable { group, why: "it is receiving a snapshot already" }))?;
         let spool = receive(self.spool.clone(), &mut messages).await?;
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Spooled(spool) };
         let answer = replica.raft().install_full_snapshot(vote, snapshot).await;

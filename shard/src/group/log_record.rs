@@ -74,12 +74,7 @@ pub(super) fn seal(key: &Key, message: &impl Message) -> Vec<u8> {
 }
 
 /// The message in `value`, which was found at the key of `group`, `kind` and `index`.
-pub(super) fn unseal<M: Message + Default>(
-    group: GroupId,
-    kind: Kind,
-    index: u64,
-    value: &[u8],
-) -> Result<M, Damaged> {
+pub(super) fn unseal<M: Message + Default>(group: GroupId, kind: Kind, index: u64, value: &[u8]) -> Result<M, Damaged> {
     let bad = |reason: &str| damaged(group, kind, index, reason);
     let (&[version, c0, c1, c2, c3], message) =
         value.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("the record is too short"))?;

@@ -1,4 +1,4 @@
-//! The logs and votes of all groups of this node, in one store.
+//! One group's log and votes, kept in the store that all groups share.
 //!
 //! Every change is made in memory first and then queued for the writer, so what was appended can be read at once.
 //! Entries that are not yet in the table, and as many recent ones as fit, stay in memory: replication and applying
@@ -7,178 +7,30 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use futures::{Stream, TryStreamExt, stream};
 use omma_common::ids::GroupId;
-use omma_proto::internal::v1 as proto;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::GroupError;
-use super::log_record::{Damaged, Key, Kind, damaged, key, seal, unseal};
+use super::log_db::{Loaded, LogDb, closed};
+use super::log_record::{Key, Kind, key, seal};
 use super::log_tail::LogTail;
-use super::log_writer::{self, Counters, Done, Job, LogCounters, Op};
+use super::log_writer::{Done, Job, Op};
 use super::types::{Config, Entry, LogId, Vote};
 use super::wire;
-use crate::store::{Store, Table};
 
-const TABLE: &str = "log";
-/// Memory of the store for what it reads back; replication is served from the tail instead.
-const CACHE_BYTES: usize = 64 << 20;
-/// What needs no fsync reaches the disk with the next one; this is for times without any.
-const BACKGROUND_FLUSH: Duration = Duration::from_secs(30);
 /// Most bytes of entries that a group keeps in memory beyond those that wait for the writer.
 const TAIL_BYTES: usize = 32 << 20;
 /// The same for all groups together.
 const ALL_TAILS_BYTES: usize = 256 << 20;
 /// Most bytes of entries read at once, for one message or one step of applying. At least one entry is read.
-const READ_BYTES: usize = 4 << 20;
-
-/// The store of all logs.
-pub(super) struct LogDb {
-    jobs: mpsc::Sender<Job>,
-    /// Cloned by each thread that reads: sled's handles cannot be shared. `None` once closed: nothing may keep the
-    /// store open after that.
-    table: Mutex<Option<Table>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-    counters: Arc<Counters>,
-    /// Bytes of entries in memory, of all groups.
-    tail_bytes: Arc<AtomicUsize>,
-}
-
-impl LogDb {
-    /// Opens or creates it in `folder` and starts the writer. Blocks.
-    pub(super) fn open(folder: &Path) -> Result<Arc<Self>, GroupError> {
-        let store = Store::open(folder, CACHE_BYTES, BACKGROUND_FLUSH)?;
-        let table = store.table(TABLE)?;
-        let (jobs, queue) = mpsc::channel(log_writer::QUEUE);
-        let counters = Arc::new(Counters::default());
-        let writer = std::thread::Builder::new().name("raft-log".into()).spawn({
-            let (table, counters) = (table.clone(), counters.clone());
-            move || log_writer::run(&store, &table, queue, &counters)
-        });
-        let writer = writer.map_err(|source| GroupError::Io { what: "cannot start the log's writer".into(), source })?;
-        Ok(Arc::new(Self {
-            jobs,
-            table: Mutex::new(Some(table)),
-            writer: Mutex::new(Some(writer)),
-            counters,
-            tail_bytes: Arc::default(),
-        }))
-    }
-
-    /// The log of `group`. To be called once per group. Blocks.
-    pub(super) fn group(self: &Arc<Self>, group: GroupId) -> Result<LogStore, GroupError> {
-        let table = self.table.lock().clone().ok_or(GroupError::Stopped(group))?;
-        let log = load(&table, group, self.tail_bytes.clone())?;
-        Ok(LogStore { db: self.clone(), group, log: Arc::new(Mutex::new(log)), written: Arc::default() })
-    }
-
-    pub(super) fn counters(&self) -> LogCounters {
-        self.counters.read()
-    }
-
-    /// Flushes and lets go of the store. Blocks. Later operations fail.
-    pub(super) fn close(&self) {
-        // An error means that the writer has ended already.
-        let _ = self.jobs.blocking_send(Job::Stop);
-        *self.table.lock() = None;
-        if let Some(writer) = self.writer.lock().take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the Raft log's writer panicked");
-        }
-    }
-
-    fn read_table(&self, group: GroupId, from: u64, end: u64, budget: usize) -> io::Result<(Vec<Entry>, usize)> {
-        let table = self.table.lock().clone().ok_or_else(closed)?;
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        for index in from..end {
-            let value = table.get(key(group, Kind::Entry, index)).map_err(io::Error::other)?;
-            let value = value.ok_or_else(|| io::Error::other(damaged(group, Kind::Entry, index, "it is missing")))?;
-            bytes += value.len();
-            if bytes > budget && !entries.is_empty() {
-                break;
-            }
-            entries.push(read_entry(group, index, &value).map_err(io::Error::other)?);
-        }
-        Ok((entries, bytes))
-    }
-}
-
-fn closed() -> io::Error {
-    io::Error::other("the Raft log is closed")
-}
-
-fn read_entry(group: GroupId, index: u64, value: &[u8]) -> Result<Entry, Damaged> {
-    let entry: proto::RaftEntry = unseal(group, Kind::Entry, index, value)?;
-    let entry = wire::read_entry(entry).map_err(|e| damaged(group, Kind::Entry, index, e))?;
-    match entry.log_id.index == index {
-        true => Ok(entry),
-        false => Err(damaged(group, Kind::Entry, index, format!("it is entry {}", entry.log_id.index))),
-    }
-}
-
-fn load(table: &Table, group: GroupId, all_tails: Arc<AtomicUsize>) -> Result<Log, GroupError> {
-    let log_id = |kind| -> Result<Option<LogId>, GroupError> {
-        let value = table.get(key(group, kind, 0))?;
-        let id = value.map(|v| unseal::<proto::RaftLogId>(group, kind, 0, &v)).transpose()?;
-        Ok(id.as_ref().map(wire::read_log_id))
-    };
-    let vote = table.get(key(group, Kind::Vote, 0))?;
-    let vote = vote.map(|v| unseal::<proto::RaftVote>(group, Kind::Vote, 0, &v)).transpose()?;
-    let purged = log_id(Kind::Purged)?;
-    let first = purged.map_or(0, |id| id.index + 1);
-    let end = end_of_log(table, group, first)?;
-    let last = match end.checked_sub(1).filter(|_| end > first) {
-        None => purged,
-        Some(index) => {
-            let value = table.get(key(group, Kind::Entry, index))?;
-            let value = value.ok_or_else(|| damaged(group, Kind::Entry, index, "it is missing"))?;
-            Some(read_entry(group, index, &value)?.log_id)
-        }
-    };
-    Ok(Log {
-        vote: vote.as_ref().map(wire::read_vote),
-        committed: log_id(Kind::Committed)?,
-        purged,
-        first,
-        last,
-        tail: LogTail::default(),
-        issued: 0,
-        cuts: 0,
-        all_tails,
-    })
-}
-
-/// The index after the last entry. The log has no holes, so that can be searched for; scanning a table backwards
-/// while it is written may deadlock in sled.
-fn end_of_log(table: &Table, group: GroupId, first: u64) -> Result<u64, GroupError> {
-    let exists = |index| table.contains(key(group, Kind::Entry, index));
-    if !exists(first)? {
-        return Ok(first);
-    }
-    let mut step = 1;
-    while exists(first + step)? {
-        step *= 2;
-    }
-    let (mut present, mut absent) = (first + step / 2, first + step);
-    while absent - present > 1 {
-        let middle = present + (absent - present) / 2;
-        match exists(middle)? {
-            true => present = middle,
-            false => absent = middle,
-        }
-    }
-    Ok(absent)
-}
+const READ_BYTES: usize = 1 << 20;
 
 /// One group's log, as it is once all queued operations are done.
 struct Log {
@@ -220,6 +72,14 @@ pub(super) struct LogStore {
 }
 
 impl LogStore {
+    /// The log of `group`. To be called once per group: only clones of what this returns share its memory. Blocks.
+    pub(super) fn open(db: &Arc<LogDb>, group: GroupId) -> Result<Self, GroupError> {
+        let Loaded { vote, committed, purged, first, last } = db.load(group)?;
+        let (tail, all_tails) = (LogTail::default(), db.tail_bytes.clone());
+        let log = Log { vote, committed, purged, first, last, tail, issued: 0, cuts: 0, all_tails };
+        Ok(Self { db: db.clone(), group, log: Arc::new(Mutex::new(log)), written: Arc::default() })
+    }
+
     fn key(&self, kind: Kind, index: u64) -> Key {
         key(self.group, kind, index)
     }
@@ -252,7 +112,7 @@ impl LogStore {
                 (from, table_end, end, log.cuts)
             };
             let (db, group) = (self.db.clone(), self.group);
-            let read = tokio::task::spawn_blocking(move || db.read_table(group, from, table_end, budget)).await;
+            let read = tokio::task::spawn_blocking(move || db.read(group, from, table_end, budget)).await;
             let log = self.log.lock();
             if log.cuts != cuts {
                 continue;
@@ -398,6 +258,9 @@ impl RaftLogStorage<Config> for LogStore {
         let (number, changes) = {
             let mut log = self.log.lock();
             let keep = last.map_or(0, |id| id.index + 1).max(log.first);
+            if keep >= log.end() {
+                return Ok(());
+            }
             let changes = self.removal(keep, log.end());
             let freed = log.tail.truncate(keep);
             self.db.tail_bytes.fetch_sub(freed, Ordering::Relaxed);

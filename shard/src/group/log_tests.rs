@@ -1,13 +1,17 @@
 //! openraft's own suite, and what it does not ask: restarts, damage, memory bounds.
 
+use std::path::Path;
+
 use super::*;
+use crate::group::log_db::{BACKGROUND_FLUSH, TABLE};
+use crate::group::log_record::Damaged;
 use crate::group::machine::Machine;
 use crate::group::test_state::MemoryState;
 use crate::group::types::{Command, Leader};
 use bytes::Bytes;
+use openraft::storage::RaftLogStorageExt;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, StorageError};
-use openraft::storage::RaftLogStorageExt;
 
 struct Builder;
 
@@ -27,7 +31,7 @@ impl StoreBuilder<Config, LogStore, Machine, Guard> for Builder {
     async fn build(&self) -> Result<(Guard, LogStore, Machine), StorageError<Config>> {
         let dir = tempfile::tempdir().unwrap();
         let db = LogDb::open(dir.path()).unwrap();
-        let log = db.group(7).unwrap();
+        let log = LogStore::open(&db, 7).unwrap();
         let machine = Machine::new(Arc::new(MemoryState::default())).await.unwrap();
         Ok((Guard { _dir: dir, db }, log, machine))
     }
@@ -64,7 +68,7 @@ async fn everything_is_there_after_a_restart() {
     let db = open(dir.path()).await;
     let vote = Vote::new_committed(4, 2);
     for group in [1, 2] {
-        let mut log = db.group(group).unwrap();
+        let mut log = LogStore::open(&db, group).unwrap();
         log.blocking_append((0..100).map(|i| entry(i, 50))).await.unwrap();
         log.save_vote(&vote).await.unwrap();
         log.save_committed(Some(id(80))).await.unwrap();
@@ -75,7 +79,7 @@ async fn everything_is_there_after_a_restart() {
     close(&db).await;
     let db = open(dir.path()).await;
     for group in [1, 2] {
-        let mut log = db.group(group).unwrap();
+        let mut log = LogStore::open(&db, group).unwrap();
         let state = log.get_log_state().await.unwrap();
         assert_eq!(state.last_purged_log_id, Some(id(9 * u64::from(group))));
         assert_eq!(state.last_log_id, Some(id(91)));
@@ -85,7 +89,7 @@ async fn everything_is_there_after_a_restart() {
         let expected: Vec<_> = (9 * u64::from(group) + 1..91).map(|i| entry(i, 50)).chain([entry(91, 10)]).collect();
         assert_eq!(entries, expected);
     }
-    assert_eq!(db.group(3).unwrap().get_log_state().await.unwrap(), LogState::default());
+    assert_eq!(LogStore::open(&db, 3).unwrap().get_log_state().await.unwrap(), LogState::default());
     close(&db).await;
 }
 
@@ -93,20 +97,20 @@ async fn everything_is_there_after_a_restart() {
 async fn old_entries_leave_memory_and_are_read_from_the_table() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path()).await;
-    let mut log = db.group(1).unwrap();
-    const BYTES: usize = 1 << 20;
-    for index in 0..48 {
+    let mut log = LogStore::open(&db, 1).unwrap();
+    const BYTES: usize = 300 << 10;
+    for index in 0..150 {
         log.blocking_append([entry(index, BYTES)]).await.unwrap();
     }
     assert!(log.log.lock().tail.bytes() <= TAIL_BYTES);
     assert_eq!(db.tail_bytes.load(Ordering::Relaxed), log.log.lock().tail.bytes());
-    let some = log.limited_get_log_entries(2, 48).await.unwrap();
+    let some = log.limited_get_log_entries(2, 150).await.unwrap();
     assert!((1..=READ_BYTES / BYTES).contains(&some.len()), "{} entries", some.len());
     assert_eq!(some[0], entry(2, BYTES));
     // Across the border between table and memory.
-    let all = log.try_get_log_entries(0..48).await.unwrap();
-    assert!(all.iter().enumerate().all(|(i, e)| *e == entry(i as u64, BYTES)) && all.len() == 48);
-    let mut other = db.group(2).unwrap();
+    let all = log.try_get_log_entries(0..150).await.unwrap();
+    assert!(all.iter().enumerate().all(|(i, e)| *e == entry(i as u64, BYTES)) && all.len() == 150);
+    let mut other = LogStore::open(&db, 2).unwrap();
     other.blocking_append([entry(0, 10)]).await.unwrap();
     drop(log);
     assert_eq!(db.tail_bytes.load(Ordering::Relaxed), other.log.lock().tail.bytes());
@@ -117,12 +121,12 @@ async fn old_entries_leave_memory_and_are_read_from_the_table() {
 async fn damage_names_group_and_index() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path()).await;
-    let mut log = db.group(5).unwrap();
+    let mut log = LogStore::open(&db, 5).unwrap();
     log.blocking_append((0..3).map(|i| entry(i, 50))).await.unwrap();
     close(&db).await;
     let folder = dir.path().to_owned();
     tokio::task::spawn_blocking(move || {
-        let store = Store::open(&folder, 1 << 20, BACKGROUND_FLUSH).unwrap();
+        let store = crate::store::Store::open(&folder, 1 << 20, BACKGROUND_FLUSH).unwrap();
         let table = store.table(TABLE).unwrap();
         let mut value = table.get(key(5, Kind::Entry, 1)).unwrap().unwrap().to_vec();
         value[20] ^= 1;
@@ -134,7 +138,7 @@ async fn damage_names_group_and_index() {
     .await
     .unwrap();
     let db = open(dir.path()).await;
-    let error = db.group(5).unwrap().try_get_log_entries(0..3).await.unwrap_err();
+    let error = LogStore::open(&db, 5).unwrap().try_get_log_entries(0..3).await.unwrap_err();
     let damaged = error.get_ref().and_then(|e| e.downcast_ref::<Damaged>()).expect("a Damaged error");
     assert_eq!((damaged.group, damaged.what, damaged.index), (5, "entry", 1));
     close(&db).await;
@@ -144,9 +148,9 @@ async fn damage_names_group_and_index() {
 async fn a_closed_log_refuses() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path()).await;
-    let mut log = db.group(1).unwrap();
+    let mut log = LogStore::open(&db, 1).unwrap();
     close(&db).await;
     assert!(log.save_vote(&Vote::new(1, 1)).await.is_err());
     assert!(log.blocking_append([entry(0, 1)]).await.is_err());
-    assert!(db.group(2).is_err());
+    assert!(LogStore::open(&db, 2).is_err());
 }

@@ -35,10 +35,7 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn read(&self) -> LogCounters {
-        LogCounters {
-            fsyncs: self.fsyncs.load(Ordering::Relaxed),
-            entries: self.entries.load(Ordering::Relaxed),
-        }
+        LogCounters { fsyncs: self.fsyncs.load(Ordering::Relaxed), entries: self.entries.load(Ordering::Relaxed) }
     }
 }
 

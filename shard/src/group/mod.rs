@@ -1,14 +1,15 @@
 //! One replica of one Raft group: propose, read barrier, status; log store; network. The only folder that names
 //! openraft.
 //!
-//! [`host`] and [`replica`] are its face, with [`error`] and [`timings`]. Below: [`log_store`] and [`log_writer`]
-//! (one store and one writing thread for the logs of all groups), [`machine`] (drives a
+//! [`host`] and [`replica`] are its face, with [`error`] and [`timings`]. Below: [`log_store`] over
+//! [`log_db`] and [`log_writer`] (one store and one writing thread for the logs of all groups), [`machine`] (drives a
 //! [`state_machine::StateMachine`]), [`network`] over [`peers`], [`snapshot`] (transfer), [`wire`] (what is sent and
 //! stored).
 
 pub mod error;
 pub mod host;
 pub mod inbound;
+mod log_db;
 mod log_record;
 mod log_store;
 mod log_tail;
@@ -19,6 +20,7 @@ pub mod peers;
 pub mod replica;
 mod snapshot;
 pub mod state_machine;
+pub mod status;
 pub mod timings;
 mod types;
 mod wire;
@@ -32,5 +34,6 @@ pub use error::GroupError;
 pub use host::GroupHost;
 pub use log_writer::LogCounters;
 pub use peers::AddressBook;
-pub use replica::{Barrier, GroupState, Proposed, Replica, Role};
+pub use replica::{Barrier, Proposed, Replica};
+pub use status::{GroupState, Role};
 pub use timings::RaftTimings;

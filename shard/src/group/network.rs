@@ -275,7 +275,11 @@ impl RaftNetworkV2<Config> for Link {
         })
     }
 
-    async fn vote(&mut self, request: VoteRequest<Config>, option: RPCOption) -> Result<VoteResponse<Config>, RpcError> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Config>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RpcError> {
         self.ask_vote(&request, false, option.hard_ttl()).await
     }
 

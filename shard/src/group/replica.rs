@@ -15,56 +15,23 @@ use openraft::errors::{
     LinearizableReadError, RaftError,
 };
 use openraft::raft::ClientWriteResponse;
-use openraft::{BasicNode, LinearizerOption, RaftMetrics, ServerState};
+use openraft::{BasicNode, ChangeMembers, LinearizerOption};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::error::GroupError;
 use super::machine::blocking;
 use super::peers::Peers;
 use super::state_machine::StateMachine;
+use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
 use super::types::{Command, Config, Raft};
 
 /// Proposals of one group that may wait at a time.
 const MAX_IN_FLIGHT: usize = 1024;
+/// Their commands may take so many KiB.
+const MAX_IN_FLIGHT_KIB: usize = 64 << 10;
 /// Largest command: an append with one entry must fit into a message.
 const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
-
-/// What a replica does in its group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Takes proposals.
-    Leader,
-    /// Votes and replicates.
-    Follower,
-    /// Stands for election.
-    Candidate,
-    /// Replicates without a vote, or does not belong to the group yet.
-    Learner,
-}
-
-/// A replica's view of its group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupState {
-    /// The group.
-    pub group: GroupId,
-    /// What this replica does.
-    pub role: Role,
-    /// Raft's term.
-    pub term: u64,
-    /// Who leads, as far as is known.
-    pub leader: Option<NodeId>,
-    /// Index of this replica's last log entry; 0 also if there is none.
-    pub last_log: u64,
-    /// Index of the last entry known to be committed.
-    pub committed: u64,
-    /// Index of the last entry applied here.
-    pub applied: u64,
-    /// Who votes, ascending.
-    pub voters: Vec<NodeId>,
-    /// Who only replicates, ascending.
-    pub learners: Vec<NodeId>,
-}
 
 /// An applied proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,11 +62,16 @@ struct Inner {
     raft: Raft,
     state: Arc<dyn StateMachine>,
     peers: Arc<Peers>,
+    /// Places for proposals, …
     admission: Arc<Semaphore>,
+    /// … and for the KiB of their commands.
+    room: Arc<Semaphore>,
     states: watch::Receiver<GroupState>,
     receiving: Mutex<()>,
     /// Time in which a group that works elects a leader.
     election: Duration,
+    /// How long a proposal waits for a new leader to hear from a majority.
+    patience: Duration,
 }
 
 impl Replica {
@@ -125,9 +97,11 @@ impl Replica {
             state,
             peers,
             admission: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            room: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
             states,
             receiving: Mutex::new(()),
             election: timings.election_max * 2,
+            patience: timings.heartbeat * 2,
         }))
     }
 
@@ -172,14 +146,16 @@ impl Replica {
             return Err(GroupError::TooLarge { bytes: command.len(), limit: MAX_COMMAND_BYTES });
         }
         self.check_running()?;
-        let place = self.0.admission.clone().try_acquire_owned();
-        let place = place.map_err(|_| GroupError::Overloaded { group, in_flight: MAX_IN_FLIGHT })?;
-        let raft = self.0.raft.clone();
+        let overloaded = |_| GroupError::Overloaded { group, in_flight: MAX_IN_FLIGHT };
+        let place = self.0.admission.clone().try_acquire_owned().map_err(overloaded)?;
+        let kib = command.len().div_ceil(1024) as u32;
+        let room = self.0.room.clone().try_acquire_many_owned(kib).map_err(overloaded)?;
+        let (raft, patience) = (self.0.raft.clone(), deadline.within(self.0.patience));
         // A task of its own keeps its place until Raft is done with it, even if the caller goes: what waits in Raft
         // stays bounded.
         let write = tokio::spawn(async move {
-            let written = raft.client_write(Command(command)).await;
-            drop(place);
+            let written = write(&raft, Command(command), patience).await;
+            drop((place, room));
             written
         });
         match tokio::time::timeout_at(deadline.instant(), write).await {
@@ -225,7 +201,7 @@ impl Replica {
         view(self.0.group, &self.0.raft.metrics().borrow_watched())
     }
 
-    /// The same, as it changes.
+    /// The same, as it changes. The sender is gone when the replica has stopped, also because its store failed.
     pub fn watch(&self) -> watch::Receiver<GroupState> {
         self.0.states.clone()
     }
@@ -235,15 +211,22 @@ impl Replica {
         self.change(deadline, || self.0.raft.add_learner(node, BasicNode::new(&address), true)).await
     }
 
-    /// Makes `voters`, which must be members, the voters; others leave the group. Only on the leader.
+    /// Makes `voters`, which must be members, the voters; who was one and is not named leaves the group. Learners stay
+    /// learners. Only on the leader.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>, deadline: Deadline) -> Result<(), GroupError> {
         self.change(deadline, || self.0.raft.change_membership(voters.clone(), false)).await
+    }
+
+    /// Removes `node`, which must not be a voter. Only on the leader.
+    pub async fn remove_learner(&self, node: NodeId, deadline: Deadline) -> Result<(), GroupError> {
+        let changes = || ChangeMembers::RemoveNodes([node].into());
+        self.change(deadline, || self.0.raft.change_membership(changes(), false)).await
     }
 
     /// Changes members, again and again while the reason against it passes by itself.
     async fn change<F>(&self, deadline: Deadline, mut attempt: impl FnMut() -> F) -> Result<(), GroupError>
     where
-        F: Future<Output = Result<ClientWriteResponse<Config>, RaftError<Config, ClientWriteError<Config>>>>,
+        F: Future<Output = Written>,
     {
         let late = || GroupError::DeadlineExceeded { group: self.0.group };
         let mut backoff = Backoff::in_cluster();
@@ -294,20 +277,29 @@ impl Replica {
         }
     }
 
-    /// Before a shutdown: if this replica leads, the voter whose log is longest takes over. Takes at most about two
+    /// Before a shutdown: if this replica leads, the voter whose log is longest, and among those the one heard from
+    /// last, takes over. Takes at most about two
     /// election timeouts; if it fails, the others elect a leader when this one is gone.
     pub async fn hand_over(&self) {
         let best = {
             let metrics = self.0.raft.metrics();
             let metrics = metrics.borrow_watched();
             let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
-            let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id && voters.contains(id));
-            others.max_by_key(|(_, matching)| **matching).map(|(id, _)| *id)
+            let others =
+                metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id && voters.contains(id));
+            let heard = |id| metrics.heartbeat.as_ref().and_then(|all| all.get(id).copied().flatten());
+            others.max_by_key(|(id, matching)| (**matching, heard(id).map(|at| at.into_inner()))).map(|(id, _)| *id)
         };
         let Some(to) = best else { return };
         if let Err(error) = self.transfer_leader(to).await {
             tracing::warn!(group = self.0.group, %error, "the leadership was not handed over");
         }
+    }
+
+    /// Proposals that could be taken now.
+    #[cfg(test)]
+    pub(super) fn free_places(&self) -> usize {
+        self.0.admission.available_permits()
     }
 
     /// Ends the replica and flushes its state.
@@ -368,23 +360,19 @@ impl Replica {
     }
 }
 
-fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState {
-    let index = |id: &Option<super::types::LogId>| id.as_ref().map_or(0, |id| id.index);
-    let membership = metrics.membership_config.membership();
-    GroupState {
-        group,
-        role: match metrics.state {
-            ServerState::Leader => Role::Leader,
-            ServerState::Follower => Role::Follower,
-            ServerState::Candidate => Role::Candidate,
-            ServerState::Learner | ServerState::Shutdown => Role::Learner,
-        },
-        term: metrics.current_term,
-        leader: metrics.current_leader,
-        last_log: metrics.last_log_index.unwrap_or(0),
-        committed: index(&metrics.cluster_committed).max(index(&metrics.local_committed)),
-        applied: index(&metrics.last_applied),
-        voters: membership.voter_ids().collect(),
-        learners: membership.learner_ids().collect(),
+type Written = Result<ClientWriteResponse<Config>, RaftError<Config, ClientWriteError<Config>>>;
+
+/// A leader refuses until it has heard from a majority, which for a new one takes a round trip: worth waiting for.
+async fn write(raft: &Raft, command: Command, patience: Deadline) -> Written {
+    let mut backoff = Backoff::in_cluster();
+    loop {
+        let written = raft.client_write(command.clone()).await;
+        let refused = matches!(
+            &written,
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) if to.reason == ForwardReason::LeaseExpired
+        );
+        if !refused || !backoff.sleep(patience).await {
+            return written;
+        }
     }
 }

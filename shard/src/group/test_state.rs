@@ -21,7 +21,7 @@ pub(super) struct Disk(Mutex<Contents>);
 
 #[derive(Default)]
 pub(super) struct MemoryState {
-    contents: Mutex<Contents>,
+    contents: Arc<Mutex<Contents>>,
     disk: Option<Arc<Disk>>,
     pub(super) installs: std::sync::atomic::AtomicUsize,
 }
@@ -29,7 +29,7 @@ pub(super) struct MemoryState {
 impl MemoryState {
     /// As after a crash: with what was flushed.
     pub(super) fn on(disk: &Arc<Disk>) -> Arc<Self> {
-        let contents = Mutex::new(disk.0.lock().clone());
+        let contents = Arc::new(Mutex::new(disk.0.lock().clone()));
         Arc::new(Self { contents, disk: Some(disk.clone()), installs: Default::default() })
     }
 
@@ -64,12 +64,17 @@ impl StateMachine for MemoryState {
         Ok(())
     }
 
+    /// Fuzzy, as the trait allows: each piece is read when it is sent, with what was applied meanwhile.
     fn snapshot(&self) -> Result<(Bytes, SnapshotChunks), StateError> {
-        let contents = self.contents.lock().clone();
-        let pieces = contents.commands.into_iter().map(|(index, command)| {
-            Ok(Bytes::from([&index.to_be_bytes()[..], &command].concat()))
+        let (contents, mut next) = (self.contents.clone(), 0);
+        let raft = contents.lock().raft.clone().unwrap_or_default();
+        let pieces = std::iter::from_fn(move || {
+            let contents = contents.lock();
+            let (index, command) = contents.commands.range(next..).next()?;
+            next = index + 1;
+            Some(Ok(Bytes::from([&index.to_be_bytes()[..], command].concat())))
         });
-        Ok((contents.raft.unwrap_or_default(), Box::new(pieces)))
+        Ok((raft, Box::new(pieces)))
     }
 
     fn install(&self, raft: Bytes, chunks: SnapshotChunks) -> Result<(), StateError> {

@@ -14,7 +14,9 @@ pub struct RaftTimings {
     /// Shortest silence after which a replica stands for election. Each replica of each group draws anew before each
     /// election, so that two that split the votes once do not do so forever.
     pub election_min: Duration,
-    /// Longest such silence; also how long a leader may serve reads without hearing from a majority.
+    /// Longest such silence; also how long a leader may serve reads without hearing from a majority. Followers let that
+    /// lease pass before their own silence counts, so a lost leader is replaced after `election_max` plus between
+    /// `election_min` and `election_max`.
     pub election_max: Duration,
     /// Entries after which a replica flushes its state and may drop log.
     pub snapshot_every: u64,

@@ -128,8 +128,7 @@ pub(super) fn vote_request(group: GroupId, request: &VoteRequest<Config>, pre_vo
 }
 
 pub(super) fn read_vote_request(request: &proto::VoteRequest) -> Decoded<VoteRequest<Config>> {
-    let mut read =
-        VoteRequest::new(need_vote(request.vote.as_ref())?, read_maybe_log_id(request.last_log_id.as_ref()));
+    let mut read = VoteRequest::new(need_vote(request.vote.as_ref())?, read_maybe_log_id(request.last_log_id.as_ref()));
     read.leadership_transfer = request.leader_transfer;
     Ok(read)
 }
@@ -165,12 +164,11 @@ pub(super) fn read_append_request(request: proto::AppendRequest) -> Decoded<Appe
         entries: request.entries.into_iter().map(read_entry).collect::<Decoded<Vec<_>>>()?,
     };
     // openraft relies on it: a gap would become a hole in the log.
-    let mut next = request.prev_log_id.as_ref().map_or(0, |id| id.index + 1);
-    for entry in &request.entries {
+    let first = request.prev_log_id.as_ref().map_or(0, |id| id.index + 1);
+    for (next, entry) in (first..).zip(&request.entries) {
         if entry.log_id.index != next {
             return Err(Malformed(format!("entry {} where {next} must be", entry.log_id.index)));
         }
-        next += 1;
     }
     Ok(request)
 }
@@ -243,7 +241,10 @@ pub(super) fn read_snapshot_response(response: &proto::InstallSnapshotResponse) 
     need_vote(response.vote.as_ref())
 }
 
-pub(super) fn transfer_request(group: GroupId, request: &TransferLeaderRequest<Config>) -> proto::TransferLeaderRequest {
+pub(super) fn transfer_request(
+    group: GroupId,
+    request: &TransferLeaderRequest<Config>,
+) -> proto::TransferLeaderRequest {
     proto::TransferLeaderRequest {
         group_id: group,
         from: Some(vote(request.from_leader())),

@@ -2,8 +2,8 @@
 
 use super::*;
 use bytes::Bytes;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 fn through<M: Message + Default>(message: M) -> M {
     M::decode(Bytes::from(message.encode_to_vec())).unwrap()

@@ -1,0 +1,64 @@
+//! A replica's view of its group.
+
+use omma_common::ids::{GroupId, NodeId};
+use openraft::{RaftMetrics, ServerState};
+
+use super::types::{Config, LogId};
+
+/// What a replica does in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Takes proposals.
+    Leader,
+    /// Votes and replicates.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Replicates without a vote, or does not belong to the group yet.
+    Learner,
+}
+
+/// A replica's view of its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupState {
+    /// The group.
+    pub group: GroupId,
+    /// What this replica does.
+    pub role: Role,
+    /// Raft's term.
+    pub term: u64,
+    /// Who leads, as far as is known.
+    pub leader: Option<NodeId>,
+    /// Index of this replica's last log entry; 0 also if there is none.
+    pub last_log: u64,
+    /// Index of the last entry known to be committed.
+    pub committed: u64,
+    /// Index of the last entry applied here.
+    pub applied: u64,
+    /// Who votes, ascending.
+    pub voters: Vec<NodeId>,
+    /// Who only replicates, ascending.
+    pub learners: Vec<NodeId>,
+}
+
+/// Wraps openraft's metrics.
+pub(super) fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState {
+    let index = |id: &Option<LogId>| id.as_ref().map_or(0, |id| id.index);
+    let membership = metrics.membership_config.membership();
+    GroupState {
+        group,
+        role: match metrics.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner | ServerState::Shutdown => Role::Learner,
+        },
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        last_log: metrics.last_log_index.unwrap_or(0),
+        committed: index(&metrics.cluster_committed).max(index(&metrics.local_committed)),
+        applied: index(&metrics.last_applied),
+        voters: membership.voter_ids().collect(),
+        learners: membership.learner_ids().collect(),
+    }
+}
