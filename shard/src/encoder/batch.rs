@@ -229,7 +229,7 @@ impl Shared {
         let start = Instant::now();
         let joined: Vec<f32> = match batch.as_mut_slice() {
             [one] => std::mem::take(&mut one.numbers),
-            many => many.iter_mut().flat_map(|job| std::mem::take(&mut job.numbers)).collect(),
+            many => many.iter().map(|job| job.numbers.as_slice()).collect::<Vec<_>>().concat(),
         };
         let result = catch_unwind(AssertUnwindSafe(|| worker.run(&joined, batch.len())))
             .unwrap_or_else(|_| Err("the runtime panicked".into()))

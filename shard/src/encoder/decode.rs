@@ -93,9 +93,9 @@ fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits) -> Result<R
 fn pixels(format: Format, mut decoder: impl ImageDecoder, limits: &PictureLimits) -> Result<RgbImage, PictureError> {
     limits.check_pixels(format, decoder.dimensions())?;
     let error = |e| from_image(format, e);
-    let mut memory = limits.memory();
-    memory.reserve(decoder.total_bytes()).map_err(error)?;
-    decoder.set_limits(memory).map_err(error)?;
+    limits.memory().reserve(decoder.total_bytes()).map_err(error)?;
+    // The whole of it: the TIFF decoder subtracts its pixels itself.
+    decoder.set_limits(limits.memory()).map_err(error)?;
     // A broken orientation is no reason to refuse the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let image = DynamicImage::from_decoder(decoder).map_err(error)?.into_rgb8();
@@ -195,6 +195,17 @@ mod tests {
         let small = PictureLimits { bytes: png.len() - 1, ..LIMITS };
         assert_eq!(decode(&png, &small), Err(PictureError::TooManyBytes { bytes: png.len(), limit: png.len() - 1 }));
         assert_eq!(decode(b"", &LIMITS), Err(PictureError::Empty));
+    }
+
+    #[test]
+    fn the_largest_that_is_allowed_can_be_decoded() {
+        // Larger than the memory for its metadata: what is allowed must cover the pixels, in every format.
+        let large = PictureLimits { bytes: 1 << 28, pixels: 4000 * 4000 };
+        let image = RgbImage::from_pixel(4000, 4000, Rgb([1, 2, 3]));
+        for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff] {
+            let decoded = decode(&encoded(image.clone(), format), &large);
+            assert_eq!(decoded.map(|i| i.dimensions()), Ok((4000, 4000)), "{format:?}");
+        }
     }
 
     #[test]

@@ -44,6 +44,13 @@ fn timed(bytes: &[u8]) -> (Result<image::RgbImage, PictureError>, Duration) {
     if first.1 < LIMIT { first } else { once() }
 }
 
+/// The most memory that this process ever had, where the system tells.
+fn peak_mebibytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
 #[test]
 fn every_file_gets_an_answer() {
     let folder = data().join("malformed");
@@ -81,7 +88,9 @@ fn every_file_gets_an_answer() {
             failures.push(format!("{path} ({note}): {:?} in {took:?}", result.as_ref().map(|i| i.dimensions())));
         }
     }
-    println!("{counts:#?}\nslowest: {slowest:?}");
+    println!("{counts:#?}\nslowest: {slowest:?}, peak memory of the process: {:?} MiB", peak_mebibytes());
     assert!(counts.values().sum::<usize>() > 400, "{counts:?}");
     assert!(failures.is_empty(), "{failures:#?}");
+    // What one picture may need, and as much again for the tests that run beside this one.
+    assert!(peak_mebibytes().is_none_or(|peak| peak < 1024), "{:?} MiB", peak_mebibytes());
 }

@@ -114,13 +114,9 @@ impl Encoder {
         let space_id = model.space_id(&first.readout().canonical(), dimension);
         let (on_gpu, cores) = (device != Device::Cpu, std::thread::available_parallelism().map_or(1, usize::from));
         let or = |given: usize, automatic: usize| if given == 0 { automatic } else { given };
-        let max_batch = match first.fixed_batch() {
-            Some(1) => 1,
-            Some(n) => {
-                let problem = format!("it only takes batches of {n}; export it with a dynamic batch dimension");
-                return Err(ModelError::Graph { model: model.name, problem }.into());
-            }
-            None => or(config.max_batch, if on_gpu { CUDA_BATCH } else { 1 }),
+        let max_batch = match first.one_at_a_time() {
+            true => 1,
+            false => or(config.max_batch, if on_gpu { CUDA_BATCH } else { 1 }),
         };
         let mut workers: Vec<Box<dyn Infer>> = vec![Box::new(first)];
         for _ in 1..or(config.workers, if on_gpu { 1 } else { cores }) {

@@ -78,8 +78,11 @@ pub(super) fn parse(json: &str) -> Result<Preprocessing, String> {
     }
 }
 
-/// Resize and crop (width, height).
-fn sizes(file: &File) -> Result<(Option<Resize>, Option<(u32, u32)>), String> {
+/// Width and height.
+type Rectangle = (u32, u32);
+
+/// Resize and crop.
+fn sizes(file: &File) -> Result<(Option<Resize>, Option<Rectangle>), String> {
     let crop = match (file.do_center_crop, file.crop_size) {
         (Some(false), _) | (None, None) => None,
         (_, Some(size)) => Some(rectangle(size, "crop_size")?),
@@ -113,7 +116,7 @@ fn sizes(file: &File) -> Result<(Option<Resize>, Option<(u32, u32)>), String> {
     }
 }
 
-fn rectangle(size: Size, key: &str) -> Result<(u32, u32), String> {
+fn rectangle(size: Size, key: &str) -> Result<Rectangle, String> {
     match size {
         Size::Number(n) => Ok((side(n, key)?, side(n, key)?)),
         Size::Sides { height: Some(h), width: Some(w), .. } => Ok((side(w, key)?, side(h, key)?)),

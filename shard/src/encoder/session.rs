@@ -20,7 +20,7 @@ pub(super) struct PictureSession {
     readout: Readout,
     /// Channels, height, width of one picture.
     shape: [usize; 3],
-    fixed_batch: Option<usize>,
+    one_at_a_time: bool,
 }
 
 impl PictureSession {
@@ -29,11 +29,11 @@ impl PictureSession {
         let session = build(runtime, model, device)?;
         let bad = |problem: String| ModelError::Graph { model: model.name.clone(), problem };
         let (width, height) = model.preprocessing.output().ok_or_else(|| bad("its pictures have no size".into()))?;
-        let (input, fixed_batch) = picture_input(session.inputs(), [height, width]).map_err(bad)?;
+        let (input, one_at_a_time) = picture_input(session.inputs(), [height, width]).map_err(bad)?;
         let outputs: Vec<Output> = session.outputs().iter().filter_map(float_output).collect();
         let readout = Readout::choose(&outputs)
             .ok_or_else(|| bad(format!("no output is an embedding; its float outputs are {:?}", outputs.as_slice())))?;
-        Ok(Self { session, input, readout, shape: [3, height as usize, width as usize], fixed_batch })
+        Ok(Self { session, input, readout, shape: [3, height as usize, width as usize], one_at_a_time })
     }
 
     /// How its output is read.
@@ -41,9 +41,9 @@ impl PictureSession {
         &self.readout
     }
 
-    /// The only batch size that the graph takes, if it has one.
-    pub(super) fn fixed_batch(&self) -> Option<usize> {
-        self.fixed_batch
+    /// Whether the graph was exported for a batch of exactly one.
+    pub(super) fn one_at_a_time(&self) -> bool {
+        self.one_at_a_time
     }
 
     /// Runs one black picture: that the model works, and the dimension of its embeddings.
@@ -101,8 +101,8 @@ fn build(runtime: &Runtime, model: &Model, device: Device) -> Result<Session, En
     })
 }
 
-/// The name of the input for pictures of `size` (height, width), and its batch size if that is fixed.
-fn picture_input(inputs: &[Outlet], size: [u32; 2]) -> Result<(String, Option<usize>), String> {
+/// The name of the input for pictures of `size` (height, width), and whether it takes one at a time only.
+fn picture_input(inputs: &[Outlet], size: [u32; 2]) -> Result<(String, bool), String> {
     let [input] = inputs else {
         let names: Vec<&str> = inputs.iter().map(Outlet::name).collect();
         return Err(format!(
@@ -124,7 +124,10 @@ fn picture_input(inputs: &[Outlet], size: [u32; 2]) -> Result<(String, Option<us
             size[1]
         ));
     }
-    Ok((input.name().to_owned(), usize::try_from(shape[0]).ok().filter(|&n| n > 0)))
+    if shape[0] == 0 || shape[0] > 1 {
+        return Err(format!("it only takes batches of {}; export it with a dynamic batch dimension", shape[0]));
+    }
+    Ok((input.name().to_owned(), shape[0] == 1))
 }
 
 fn float_output(outlet: &Outlet) -> Option<Output> {

@@ -94,3 +94,61 @@ fn graphs_that_are_no_models() {
     let error = start().to_string();
     assert!(error.contains("[batch, 3, 192, 192]"), "{error}");
 }
+
+/// A folder with one of the tiny graphs and a preprocessing that leaves an 8 x 8 picture as it is.
+fn fixture(graph: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let graphs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/fixtures");
+    std::fs::create_dir(folder.path().join("onnx")).unwrap();
+    std::fs::copy(graphs.join(graph), folder.path().join("onnx/model.onnx")).unwrap();
+    let config = r#"{"do_resize": false, "crop_size": 8, "do_rescale": false, "do_normalize": false}"#;
+    std::fs::write(folder.path().join("preprocessor_config.json"), config).unwrap();
+    folder
+}
+
+fn start(graph: &str) -> Result<Encoder, EncoderError> {
+    encoder();
+    let folder = fixture(graph);
+    let model = ModelSource::Directory(folder.path().to_owned());
+    Encoder::start(EncoderConfig { model, device: Device::Cpu, workers: 1, max_batch: 8, ..config() })
+}
+
+/// Red in the first row, green everywhere.
+fn eight() -> Bytes {
+    let image = RgbImage::from_fn(8, 8, |_, y| image::Rgb([if y == 0 { 200 } else { 0 }, 100, 0]));
+    let mut out = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut out, ImageFormat::Png).unwrap();
+    out.into_inner().into()
+}
+
+#[tokio::test]
+async fn outputs_are_read_as_their_kind_asks() {
+    for (graph, dimension, first_of_red) in
+        [("tokens.onnx", 64, 8f32.sqrt().recip()), ("planes.onnx", 3, 0.242_54), ("batch1.onnx", 3, 0.242_54)]
+    {
+        let encoder = start(graph).unwrap();
+        assert_eq!(encoder.info().dimension, dimension, "{graph}");
+        let embedding = encoder.encode(eight(), deadline()).await.unwrap().embedding;
+        assert!((embedding[0] - first_of_red).abs() < 1e-4, "{graph}: {embedding:?}");
+    }
+}
+
+#[test]
+fn models_that_cannot_be_used_say_why() {
+    for (graph, why) in [
+        ("towers.onnx", "input_ids"),
+        ("half.onnx", "32-bit floats"),
+        ("classes.onnx", "no output is an embedding"),
+        ("batch4.onnx", "batches of 4"),
+    ] {
+        let error = start(graph).err().unwrap();
+        assert!(matches!(error, EncoderError::Model(ModelError::Graph { .. })), "{graph}: {error}");
+        assert!(error.to_string().contains(why), "{graph}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_infinite_output_is_an_error() {
+    let error = start("infinite.onnx").unwrap().encode(eight(), deadline()).await.unwrap_err();
+    assert!(matches!(error, EncoderError::Output(_)), "{error}");
+}
