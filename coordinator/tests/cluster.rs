@@ -180,6 +180,11 @@ async fn a_batch_answers_each_query_by_itself() {
     let codes: Vec<_> = results.iter().map(|r| r.error.as_ref().map_or(0, |e| e.code)).collect();
     assert_eq!(codes, [0, Code::InvalidArgument as i32, Code::NotFound as i32, 0, Code::InvalidArgument as i32]);
     assert!(results[1].error.as_ref().unwrap().message.contains("queries[1].embedding"));
+    let field = |i: usize| {
+        let details = tonic_types::RpcStatusExt::get_details_bad_request(results[i].error.as_ref().unwrap());
+        details.unwrap().field_violations[0].field.clone()
+    };
+    assert_eq!((field(1), field(4)), ("queries[1].embedding".into(), "queries[4].picture".into()));
     assert_eq!(ids(results[0].response.as_ref().unwrap()), ["a"]);
     assert_eq!(ids(results[3].response.as_ref().unwrap()), ["b"]);
 }
