@@ -4,8 +4,10 @@ use std::error::Error;
 
 use omma_common::error::{ApiError, Reason, metadata_of, reason_of};
 use omma_common::ids::{GroupId, NodeId};
+use omma_proto::RpcStatus;
+use prost::Message;
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{FieldViolation, RpcStatusExt, StatusExt};
 
 /// A leader that a node points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +92,17 @@ fn kept(reason: Reason, status: &Status) -> ApiError {
     error
 }
 
+/// A node's error for one image: the field that it names becomes the client's, under `path`.
+pub(crate) fn placed(status: RpcStatus, path: &str) -> RpcStatus {
+    let mut details = status.get_error_details();
+    let Some(bad) = details.bad_request().cloned() else { return status };
+    let under = |v: FieldViolation| FieldViolation::new(format!("{path}.{}", v.field), v.description);
+    details.set_bad_request(bad.field_violations.into_iter().map(under).collect::<Vec<_>>());
+    let placed = Status::with_error_details(Code::from_i32(status.code), &status.message, details);
+    // tonic carries the encoded google.rpc.Status, details included.
+    RpcStatus::decode(placed.details()).unwrap_or(status)
+}
+
 /// A status that no Omma process made: the connection failed, or gRPC itself refused.
 fn transport(status: &Status, address: &str) -> CallError {
     let message = format!("shard node {address}: {}", status.message());
@@ -170,6 +183,18 @@ mod tests {
         }
         let refused = Status::from_error(Box::new(tonic::ConnectError("refused".into())));
         assert_eq!(judge(&refused, "n:1").next, Next::Elsewhere);
+    }
+
+    #[test]
+    fn fields_are_told_as_the_client_knows_them() {
+        let sent = ApiError::bad_field(Reason::InvalidPicture, "picture", "is damaged").with("format", "PNG");
+        let got = placed(sent.to_rpc_status(), "images[3]");
+        assert_eq!((got.code, got.message.as_str()), (Code::InvalidArgument as i32, "picture is damaged"));
+        assert_eq!(got.get_details_bad_request().unwrap().field_violations[0].field, "images[3].picture");
+        let info = got.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.metadata["format"].as_str()), ("INVALID_PICTURE", "PNG"));
+        let plain = ApiError::new(Reason::Overloaded, "busy").to_rpc_status();
+        assert_eq!(placed(plain.clone(), "image"), plain);
     }
 
     #[test]

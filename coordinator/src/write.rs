@@ -13,6 +13,7 @@ use omma_proto::internal::v1 as node;
 use omma_proto::v1::{NewImage, PutResult};
 use prost::Message;
 
+use crate::error::placed;
 use crate::leader::{Effect, call_leader};
 use crate::routing::{ClusterMap, Collection, Routing};
 
@@ -72,11 +73,12 @@ fn chunks(map: &ClusterMap, images: &[NewImage]) -> Vec<Chunk> {
     by_group.into_values().flatten().map(|(chunk, _)| chunk).collect()
 }
 
-/// Puts checked images. An image's own failure is in its result; the call fails only if no group answered at all.
+/// Puts checked images; `path` gives an image's field in the request by its place. An image's own failure is in its result; the call fails only if no group answered at all.
 pub(crate) async fn put(
     routing: &Routing,
     collection: &Collection,
     images: Vec<NewImage>,
+    path: impl Fn(usize) -> String,
     request_id: &str,
     deadline: Deadline,
 ) -> Result<Put, ApiError> {
@@ -87,7 +89,11 @@ pub(crate) async fn put(
         put_chunk(routing, collection, chunk.group, images, part_id(request_id, chunk.part), deadline)
     }))
     .await;
-    merge_put(&images, &chunks, answers)
+    let mut put = merge_put(&images, &chunks, answers)?;
+    for (place, result) in put.results.iter_mut().enumerate() {
+        result.error = result.error.take().map(|error| placed(error, &path(place)));
+    }
+    Ok(put)
 }
 
 async fn put_chunk(

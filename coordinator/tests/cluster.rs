@@ -180,6 +180,11 @@ async fn a_batch_answers_each_query_by_itself() {
     let codes: Vec<_> = results.iter().map(|r| r.error.as_ref().map_or(0, |e| e.code)).collect();
     assert_eq!(codes, [0, Code::InvalidArgument as i32, Code::NotFound as i32, 0, Code::InvalidArgument as i32]);
     assert!(results[1].error.as_ref().unwrap().message.contains("queries[1].embedding"));
+    let field = |i: usize| {
+        let details = tonic_types::RpcStatusExt::get_details_bad_request(results[i].error.as_ref().unwrap());
+        details.unwrap().field_violations[0].field.clone()
+    };
+    assert_eq!((field(1), field(4)), ("queries[1].embedding".into(), "queries[4].picture".into()));
     assert_eq!(ids(results[0].response.as_ref().unwrap()), ["a"]);
     assert_eq!(ids(results[3].response.as_ref().unwrap()), ["b"]);
 }
@@ -493,6 +498,40 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
     drop((answers, send));
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(cluster.state.lock().request_ids.is_empty(), "the calls went on though nobody waited for them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_told_as_such() {
+    let (cluster, mut clients) = ready().await;
+    *cluster.script(1).delay.lock() = Duration::from_secs(20);
+    let images = vec![vector(&cluster.id_in(1, 0), [1.0; 4])];
+    let mut request = Request::new(pb::PutImagesRequest { collection: "c".into(), images, ..Default::default() });
+    request.set_timeout(Duration::from_secs(2));
+    let begun = Instant::now();
+    let error = clients.images.put_images(request).await.unwrap_err();
+    assert_eq!((error.code(), reason_of(&error)), (Code::DeadlineExceeded, Some(Reason::DeadlineExceeded)));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_answers_what_was_taken() {
+    let (mut cluster, mut clients) = ready().await;
+    *cluster.script(1).delay.lock() = Duration::from_millis(500);
+    let (send, requests) = mpsc::channel(64);
+    for i in 0..5 {
+        send.send(ingest("c", i, vector(&cluster.id_in(1, i as usize), [1.0; 4]))).await.unwrap();
+    }
+    let mut answers = clients.images.ingest_images(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    while cluster.script(1).puts.load(Ordering::SeqCst) < 5 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.trigger.take().unwrap().fire();
+    for _ in 0..5 {
+        assert!(answers.message().await.unwrap().unwrap().result.unwrap().error.is_none());
+    }
+    assert_eq!(reason_of(&answers.message().await.unwrap_err()), Some(Reason::ShuttingDown));
+    drop((send, answers, clients));
+    tokio::time::timeout(Duration::from_secs(12), &mut cluster.coordinator).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,8 @@ async fn put_images(
         if let Some(i) = images.iter().position(|image| matches!(image.content, Some(Content::Picture(_)))) {
             validate::encodable(&format!("images[{i}].picture"), &collection, map.encoder_space.as_ref())?;
         }
-        write::put(&coordinator.routing, &collection, images, request_id, deadline).await
+        let path = |place| format!("images[{place}]");
+        write::put(&coordinator.routing, &collection, images, path, request_id, deadline).await
     });
     let put = put.await?;
     Ok(pb::PutImagesResponse { results: put.results, session_token: Some(put.session.to_token()) })

@@ -235,7 +235,7 @@ async fn put_one(
             let map = coordinator.routing.map().await?;
             validate::encodable("image.picture", &collection, map.encoder_space.as_ref())?;
         }
-        write::put(&coordinator.routing, &collection, vec![image], request_id, deadline).await
+        write::put(&coordinator.routing, &collection, vec![image], |_| "image".to_owned(), request_id, deadline).await
     });
     put.await
 }

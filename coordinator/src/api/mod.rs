@@ -78,7 +78,7 @@ impl Coordinator {
 /// The caller's deadline, a little sooner: our typed error is to arrive before gRPC gives up by itself.
 pub(crate) fn deadline_of(metadata: &MetadataMap) -> Deadline {
     let deadline = Deadline::of(metadata);
-    let margin = (deadline.left() / 20).min(Duration::from_millis(25));
+    let margin = (deadline.left() / 20).min(Duration::from_millis(100));
     deadline.within(deadline.left().saturating_sub(margin))
 }
 

@@ -156,7 +156,8 @@ async fn prepare(
             let map = coordinator.routing.map().await?;
             validate::encodable(&field, collection, map.encoder_space.as_ref())?;
             let begun = Instant::now();
-            let encoded = read::encode(&coordinator.routing, collection, picture, deadline).await?;
+            let encoded = read::encode(&coordinator.routing, collection, picture, deadline).await;
+            let encoded = encoded.map_err(|error| under(path, error))?;
             timings.encode = proto(begun.elapsed());
             timings.decode = proto(Duration::from_micros(encoded.decode_micros));
             timings.encode_queue = proto(Duration::from_micros(encoded.queue_micros));
@@ -171,6 +172,14 @@ async fn prepare(
         }
     };
     Ok(Prepared { query: ReadyQuery { embedding, wanted }, timings })
+}
+
+/// A node's error, with the field it names as the client knows it.
+fn under(path: &str, mut error: ApiError) -> ApiError {
+    for (field, _) in &mut error.fields {
+        *field = format!("{path}.{field}");
+    }
+    error
 }
 
 /// The embedding of a stored image, as it was stored.

@@ -65,6 +65,11 @@ where
     Err(ApiError::new(Reason::GroupUnavailable, text).with("group_id", group))
 }
 
+/// Whether a refusal speaks of the one replica rather than of the request: another may do better.
+fn is_replicas_own(reason: Reason) -> bool {
+    matches!(reason, Reason::Overloaded | Reason::DataLoss | Reason::Internal)
+}
+
 /// Asks `nodes` in order: the second as well when the first takes long, the next whenever one fails.
 /// `Err(None)`: there was nobody to ask.
 async fn race<T, N, F, Fut>(
@@ -96,7 +101,9 @@ where
                     hedge.learn(begun.elapsed());
                     return Ok(answer);
                 }
-                Some((_, Err(error))) if error.next == Next::Stop => return Err(Some(error)),
+                Some((_, Err(error))) if error.next == Next::Stop && !is_replicas_own(error.error.reason) => {
+                    return Err(Some(error));
+                }
                 Some((_, Err(error))) => {
                     last = Some(error);
                     asked.extend(rest.next().map(&timed));
@@ -118,7 +125,18 @@ mod tests {
     const FOR_EVER: Duration = Duration::from_secs(3600);
 
     fn failed(next: Next) -> CallError {
-        CallError { next, error: ApiError::new(Reason::NodeUnreachable, "x") }
+        let reason = if next == Next::Stop { Reason::InvalidArgument } else { Reason::NodeUnreachable };
+        CallError { next, error: ApiError::new(reason, "x") }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_or_busy_replica_is_passed_over() {
+        let call = |answer: Result<u32, Reason>| async move { answer.map_err(|r| ApiError::new(r, "x").into()) };
+        let (deadline, hedge) = (Deadline::after(Duration::from_secs(10)), HedgeDelay::default());
+        let nodes = vec![Err(Reason::DataLoss), Err(Reason::Overloaded), Ok(3)];
+        assert_eq!(race(nodes, deadline, &hedge, call).await.unwrap(), 3);
+        let error = race(vec![Err(Reason::DataLoss)], deadline, &hedge, call).await.unwrap_err().unwrap();
+        assert_eq!(error.error.reason, Reason::DataLoss);
     }
 
     /// Each node: how long it takes and what it answers.
