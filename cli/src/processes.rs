@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::Parser;
 use omma_common::shutdown::Shutdown;
+use omma_common::telemetry::{self, Telemetry, TelemetryConfig};
+use tokio::net::TcpListener;
 
 use crate::exit::CliError;
 
@@ -27,7 +30,7 @@ impl ShardSettings {
     /// As flags of omma-shard.
     pub(crate) fn flags(&self) -> Vec<OsString> {
         let path = |path: &Path| path.as_os_str().to_owned();
-        let mut flags: Vec<OsString> = vec!["--data".into(), path(&self.data)];
+        let mut flags: Vec<OsString> = vec!["--data-dir".into(), path(&self.data)];
         let mut flag = |name: &str, value: OsString| flags.extend([name.into(), value]);
         flag("--listen", self.address.as_str().into());
         flag("--advertise", self.address.as_str().into());
@@ -50,26 +53,82 @@ pub(crate) fn coordinator_flags(listen: &str, shard_nodes: &[String], log: &str)
     pairs.iter().flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]).collect()
 }
 
-const NOT_BUILT_IN: &str = "this build of omma has no servers";
+/// A shard node's command line.
+#[derive(Debug, Parser)]
+#[command(name = "omma shard", version)]
+struct ShardCommand {
+    #[command(flatten)]
+    shard: omma_shard::ShardArgs,
+    /// What to log, such as info or omma_shard=debug.
+    #[arg(long, env = "OMMA_LOG", default_value = "info")]
+    log: String,
+    /// Log JSON, one object a line.
+    #[arg(long, env = "OMMA_LOG_JSON")]
+    log_json: bool,
+    /// Send traces to this OTLP/gRPC endpoint.
+    #[arg(long, env = "OMMA_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+}
+
+/// A coordinator's command line.
+#[derive(Debug, Parser)]
+#[command(name = "omma coordinator", version)]
+struct CoordinatorCommand {
+    #[command(flatten)]
+    args: omma_coordinator::Args,
+}
+
+/// Reads a server's flags. Ends the process as clap does: after --help, or with a message about what is wrong.
+fn read<T: Parser>(name: &str, flags: Vec<OsString>) -> T {
+    T::parse_from(std::iter::once(OsString::from(name)).chain(flags))
+}
 
 /// `omma shard FLAGS`: a shard node until a signal ends it.
 pub(crate) async fn shard_command(flags: Vec<OsString>) -> Result<(), CliError> {
+    let command: ShardCommand = read("omma shard", flags.clone());
+    let _telemetry = telemetry("omma-shard", &command.log, command.log_json, command.otlp_endpoint)?;
     run_shard(flags, Shutdown::on_signals()).await
 }
 
 /// `omma coordinator FLAGS`: a coordinator until a signal ends it.
 pub(crate) async fn coordinator_command(flags: Vec<OsString>) -> Result<(), CliError> {
+    let args = read::<CoordinatorCommand>("omma coordinator", flags.clone()).args;
+    let _telemetry = telemetry("omma-coordinator", &args.log, args.log_json, args.otlp_endpoint)?;
     run_coordinator(flags, Shutdown::on_signals()).await
 }
 
 /// A shard node in this process, until `shutdown`.
-pub(crate) async fn run_shard(_flags: Vec<OsString>, _shutdown: Shutdown) -> Result<(), CliError> {
-    Err(CliError::Failed(NOT_BUILT_IN.into()))
+pub(crate) async fn run_shard(flags: Vec<OsString>, shutdown: Shutdown) -> Result<(), CliError> {
+    let args = read::<ShardCommand>("omma shard", flags).shard;
+    let listener = bind(&args.listen).await?;
+    omma_shard::run(listener, args.config(), shutdown)
+        .await
+        .map_err(|e| CliError::Failed(format!("the shard node ended: {e}")))
 }
 
 /// A coordinator in this process, until `shutdown`.
-pub(crate) async fn run_coordinator(_flags: Vec<OsString>, _shutdown: Shutdown) -> Result<(), CliError> {
-    Err(CliError::Failed(NOT_BUILT_IN.into()))
+pub(crate) async fn run_coordinator(flags: Vec<OsString>, shutdown: Shutdown) -> Result<(), CliError> {
+    let args = read::<CoordinatorCommand>("omma coordinator", flags).args;
+    let listener = bind(&args.listen).await?;
+    omma_coordinator::run(listener, args.config(), shutdown)
+        .await
+        .map_err(|e| CliError::Failed(format!("the coordinator ended: {e}")))
+}
+
+async fn bind(address: &str) -> Result<TcpListener, CliError> {
+    let binding = |source| CliError::Io { what: format!("listen on {address}"), source };
+    TcpListener::bind(address).await.map_err(binding)
+}
+
+/// Logs, and traces if an endpoint is given. Kept by the caller until the process ends.
+pub(crate) fn telemetry(
+    service: &'static str,
+    filter: &str,
+    json: bool,
+    otlp_endpoint: Option<String>,
+) -> Result<Telemetry, CliError> {
+    let config = TelemetryConfig { service, filter: filter.to_owned(), json, otlp_endpoint };
+    telemetry::init(&config).map_err(|e| CliError::Usage(e.to_string()))
 }
 
 #[cfg(test)]
@@ -92,6 +151,29 @@ mod tests {
         let flags = settings.flags();
         let after = |name: &str| flags.iter().position(|f| f == name).and_then(|i| flags.get(i + 1)).cloned();
         assert_eq!(after("--peers"), Some("127.0.0.1:1,127.0.0.1:2".into()));
-        assert_eq!((after("--data"), after("--model")), (Some("d".into()), None));
+        assert_eq!((after("--data-dir"), after("--model")), (Some("d".into()), None));
+    }
+    #[test]
+    fn the_servers_know_the_flags_that_they_are_given() {
+        use clap::CommandFactory;
+
+        ShardCommand::command().debug_assert();
+        CoordinatorCommand::command().debug_assert();
+        let settings = ShardSettings {
+            data: "d".into(),
+            address: "127.0.0.1:1".into(),
+            peers: vec!["127.0.0.1:1".into()],
+            groups: 2,
+            replication: 1,
+            onnxruntime: "lib.so".into(),
+            model: Some("m".into()),
+            device: "cpu".into(),
+            log: "warn".into(),
+        };
+        let shard: ShardCommand = read("omma shard", settings.flags());
+        assert_eq!((shard.shard.groups, shard.shard.replication, shard.log.as_str()), (2, 1, "warn"));
+        let flags = coordinator_flags("127.0.0.1:0", &["a:1".into(), "b:2".into()], "warn");
+        let coordinator: CoordinatorCommand = read("omma coordinator", flags);
+        assert_eq!(coordinator.args.shard_nodes, ["a:1", "b:2"]);
     }
 }

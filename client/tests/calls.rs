@@ -1,5 +1,8 @@
 //! The unary calls against a server in this process.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;

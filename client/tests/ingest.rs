@@ -1,5 +1,8 @@
 //! Ingest against a server in this process that misbehaves on purpose.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -47,11 +47,11 @@ pub(crate) async fn run(context: &Context, command: CollectionCommand) -> Result
         CollectionCommand::Create(args) => {
             let space = args.vector_space.zip(args.dimension).map(|(id, dimension)| VectorSpace { id, dimension });
             let made = omma.create_collection(&args.name, space).await?;
-            context.output.result(|| json::collection(&made), || table(&[made.clone()], false))
+            context.output.result(|| json::collection(&made), || table(std::slice::from_ref(&made), false))
         }
         CollectionCommand::Get(args) => {
             let collection = omma.get_collection(&args.name).await?;
-            context.output.result(|| json::collection(&collection), || table(&[collection.clone()], true))
+            context.output.result(|| json::collection(&collection), || table(std::slice::from_ref(&collection), true))
         }
         CollectionCommand::List => {
             let all = omma.list_collections().await?;

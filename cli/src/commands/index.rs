@@ -105,7 +105,7 @@ fn show(output: Output, collection: &str, report: &Report, skipped: u64) -> Resu
                 out.push_str(&format!("… and {more} more (--json names all)\n"));
             }
             out.push_str(&format!(
-                "{} sent to {collection} ({} of them replaced), {} unchanged, {} failed, {} that are no pictures, in {}: \
+                "{} sent to {collection} ({} of them replaced), {} unchanged, {} failed, {} skipped as no pictures, in {}: \
                  {images_per_second:.1} images/s, {megabytes_per_second:.1} MB/s.",
                 count(tally.stored(), "image", "images"),
                 thousands(tally.replaced),

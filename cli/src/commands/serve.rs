@@ -6,13 +6,12 @@ use std::time::Duration;
 use clap::Args;
 use omma_client::Omma;
 use omma_common::shutdown::{self, Shutdown};
-use omma_common::telemetry::{self, TelemetryConfig};
 use tokio::time::Instant;
 
 use super::Context;
 use crate::exit::CliError;
 use crate::output::{Output, note};
-use crate::processes::{ShardSettings, coordinator_flags, run_coordinator, run_shard};
+use crate::processes::{ShardSettings, coordinator_flags, run_coordinator, run_shard, telemetry};
 use crate::runtime_library;
 
 /// How long a start may take before something is said about it. It goes on.
@@ -54,13 +53,8 @@ pub(crate) struct EncoderArgs {
 }
 
 pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), CliError> {
-    let _telemetry = telemetry::init(&TelemetryConfig {
-        service: "omma",
-        filter: args.log.clone(),
-        json: context.global.json,
-        otlp_endpoint: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|e| !e.is_empty()),
-    })
-    .map_err(|e| CliError::Usage(e.to_string()))?;
+    let otlp = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
+    let _telemetry = telemetry("omma", &args.log, context.global.json, otlp)?;
     std::fs::create_dir_all(&args.data).map_err(CliError::writing(&args.data))?;
     let shard = ShardSettings {
         data: args.data.clone(),

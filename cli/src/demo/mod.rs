@@ -70,7 +70,7 @@ async fn story(context: &Context, args: DemoArgs) -> Result<(), CliError> {
     std::fs::create_dir_all(&data).map_err(CliError::writing(&data))?;
 
     let (found, folder_story) = pictures(&args, temporary.path()).await?;
-    output.say(format!("Pictures: {}, {folder_story}.", found.len()))?;
+    output.say(format!("{}: {folder_story}.", count(found.len() as u64, "picture", "pictures")))?;
     let library = runtime_library::locate(args.encoder.onnxruntime.clone()).await?;
     let mut cluster = Cluster::start(&data, &args.encoder, library, context.global.timeout)?;
     let (status, started) = cluster.wait_until("the cluster is ready", START_BOUND, is_ready).await?;
