@@ -1,12 +1,15 @@
 //! What every Omma process shares.
 //!
-//! Pure: [`ids`], [`slot`], [`vector`], [`topk`], [`session`]. At the edge: [`error`], [`deadline`], [`retry`],
-//! [`shutdown`], and with the feature `server` [`telemetry`].
+//! Pure: [`ids`], [`slot`], [`vector`], [`topk`], [`session`], [`cache`]. At the edge: [`error`], [`deadline`],
+//! [`retry`], [`shutdown`], with the feature `server` `telemetry`, and with the feature `fetch` `fetch`.
 
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod deadline;
 pub mod error;
+#[cfg(feature = "fetch")]
+pub mod fetch;
 pub mod ids;
 pub mod limits;
 pub mod retry;
