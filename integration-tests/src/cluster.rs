@@ -2,7 +2,7 @@
 //!
 //! Only one cluster at a time runs in a test process: two of them on two cores would time each other out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -90,12 +90,12 @@ impl Cluster {
     /// If a binary or the runtime library is missing, or it does not serve within a minute (with the logs' tails).
     pub async fn start(options: ClusterOptions) -> Result<Self> {
         let gate = GATE.acquire().await?;
-        let cluster = Self::spawn(options, gate)?;
+        let cluster = Self::spawn(options, gate, &onnxruntime().await?)?;
         cluster.wait_ready(READY).await?;
         Ok(cluster)
     }
 
-    fn spawn(options: ClusterOptions, gate: SemaphorePermit<'static>) -> Result<Self> {
+    fn spawn(options: ClusterOptions, gate: SemaphorePermit<'static>, runtime: &Path) -> Result<Self> {
         let target = target_folder()?;
         let logs = target.join("cluster-logs").join(&options.name);
         if logs.exists() {
@@ -108,7 +108,6 @@ impl Cluster {
 
         let addresses: Vec<String> = addresses(options.shard_nodes)?;
         let peers = addresses.join(",");
-        let runtime = onnxruntime()?;
         let mut shards = Vec::new();
         for (i, address) in addresses.iter().enumerate() {
             let data = run.join(format!("shard-{i}"));
