@@ -14,7 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::client::{Client, channel};
-use crate::convergence::{Shape, not_converged, not_ready};
+use crate::convergence::{Shape, not_converged, not_near, not_ready};
 use crate::folders::{binary, target_folder};
 use crate::ports::free_port;
 use crate::process::Process;
@@ -24,6 +24,8 @@ use crate::watchdog::Watchdog;
 /// Until a cluster serves, at most.
 const READY: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
+/// How far apart the replicas of a group may be while it is written to.
+const NEAR: u64 = 100;
 const LOG_TAIL: u64 = 4_000;
 
 static GATE: Semaphore = Semaphore::const_new(1);
@@ -304,6 +306,19 @@ impl Cluster {
         self.wait("converged", patience, async |cluster: &Self| {
             let status = cluster.status().await?;
             not_converged(&status, cluster.shape()).map_or(Ok(status), |why| Err(anyhow!(why)))
+        })
+        .await
+    }
+
+    /// Waits until all replicas are reachable and none is more than [`NEAR`] entries behind: as near to equal as it
+    /// gets while images are written.
+    ///
+    /// # Errors
+    /// If that takes longer than `patience` or a process ended (with the logs' tails).
+    pub async fn wait_near(&self, patience: Duration) -> Result<GetClusterStatusResponse> {
+        self.wait("near", patience, async |cluster: &Self| {
+            let status = cluster.status().await?;
+            not_near(&status, cluster.shape(), NEAR).map_or(Ok(status), |why| Err(anyhow!(why)))
         })
         .await
     }

@@ -27,6 +27,21 @@ pub fn not_ready(status: &GetClusterStatusResponse, shape: Shape) -> Option<Stri
     Some(format!("group {} has no leader", leaderless.group_id))
 }
 
+/// Why some replica is away or more than `most` entries behind; `None` if none is. Digests are not looked at.
+pub fn not_near(status: &GetClusterStatusResponse, shape: Shape, most: u64) -> Option<String> {
+    not_ready(status, shape).or_else(|| {
+        status.groups.iter().find_map(|g| {
+            let away = g.replicas.iter().find(|r| !r.reachable);
+            let applied = || g.replicas.iter().map(|r| r.applied_index);
+            let lag = applied().max().unwrap_or(0) - applied().min().unwrap_or(0);
+            match away {
+                Some(r) => Some(format!("group {}: replica on node {:x} is not reachable", g.group_id, r.node_id)),
+                None => (lag > most).then(|| format!("group {}: a replica is {lag} entries behind", g.group_id)),
+            }
+        })
+    })
+}
+
 /// Why the replicas are not known to be equal; `None` if they are: every replica of every group is there and reachable,
 /// and has the same applied index and digest as the others.
 pub fn not_converged(status: &GetClusterStatusResponse, shape: Shape) -> Option<String> {
@@ -108,6 +123,16 @@ mod tests {
         assert_eq!(not_converged(&equal(), SHAPE), None);
         assert_eq!(image_count(&equal()), 4);
         assert_eq!(digests(&equal()), [(1, vec![1, 2])]);
+    }
+
+    #[test]
+    fn near_is_a_matter_of_entries() {
+        let mut status = equal();
+        status.groups[1].replicas[0].applied_index = 12;
+        assert_eq!(not_near(&status, SHAPE, 3), None);
+        assert!(not_near(&status, SHAPE, 2).is_some());
+        status.groups[0].replicas[0].reachable = false;
+        assert!(not_near(&status, SHAPE, 3).is_some());
     }
 
     #[test]
