@@ -15,6 +15,7 @@ pub mod pictures;
 pub mod placement;
 pub mod ports;
 pub mod process;
+pub mod python;
 pub mod refusal;
 pub mod replicas;
 pub mod runtime;
