@@ -179,6 +179,14 @@ impl Cluster {
         Ok(&self.shard(node)?.process)
     }
 
+    /// The data folder of shard node `node`.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn data_folder(&self, node: usize) -> Result<&Path> {
+        Ok(&self.shard(node)?.data)
+    }
+
     /// Where the first coordinator listens (host:port).
     ///
     /// # Errors

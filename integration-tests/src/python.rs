@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use crate::folders::{repository, target_folder};
 
@@ -55,14 +55,25 @@ fn generate(interpreter: &Path, into: &Path) -> Result<()> {
     {
         protoc.arg(format!("{flag}{}", folder.display()));
     }
-    run(protoc.args(files))
+    run(protoc.args(files)).map(drop)
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a program to its end; returns what it said on both outputs.
+///
+/// # Errors
+/// If it fails (with what it said) or does not say that all its checks passed.
+pub fn run_script(python: &Python, script: &Path, arguments: &[String]) -> Result<String> {
+    let mut command = Command::new(&python.interpreter);
+    command.env("PYTHONPATH", &python.generated).env("PYTHONDONTWRITEBYTECODE", "1");
+    let said = run(command.arg(script).args(arguments))?;
+    ensure!(said.contains("all checks passed"), "{} did not come to its end:\n{said}", script.display());
+    Ok(said)
+}
+
+fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    if !output.status.success() {
-        let said = [output.stdout, output.stderr].concat();
-        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&said));
-    }
-    Ok(())
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    ensure!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    Ok(said)
 }
