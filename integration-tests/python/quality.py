@@ -200,7 +200,7 @@ def labelled(cluster: Cluster, rows: list[dict], ids: list[str], stored: np.ndar
 def main() -> None:
     """Everything, in order."""
     address, data = sys.argv[1], pathlib.Path(sys.argv[2])
-    rows = list(csv.DictReader((data / "labels.csv").open()))
+    rows = [row for row in csv.DictReader((data / "labels.csv").open()) if row["path"].startswith("photos/")]
     ids = [row["path"] for row in rows]
     with grpc.insecure_channel(address) as channel:
         cluster = Cluster(channel)

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::note;
 use anyhow::{Context, Result, bail};
 
 /// `target/<profile>` of the running test, where its workspace's binaries are.
@@ -53,7 +54,7 @@ pub fn shared_data(relative: &str) -> Option<PathBuf> {
         None => repository().ancestors().map(|a| a.join("shared/data").join(relative)).find(|p| p.exists()),
     };
     if found.is_none() {
-        println!("SKIPPED: no shared/data/{relative} beside the repository or above it (OMMA_TEST_DATA may name it)");
+        note!("SKIPPED: no shared/data/{relative} beside the repository or above it (OMMA_TEST_DATA may name it)");
     }
     found
 }

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod convergence;
 pub mod folders;
 pub mod ingest;
+pub mod notes;
 pub mod pictures;
 pub mod placement;
 pub mod ports;

@@ -1,5 +1,6 @@
 //! Random embeddings from a seed that every test prints.
 
+use crate::note;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -10,7 +11,7 @@ pub const SEED_VARIABLE: &str = "OMMA_TEST_SEED";
 pub fn seed(test: &str) -> u64 {
     let given = std::env::var(SEED_VARIABLE).ok().and_then(|v| v.parse().ok());
     let seed = given.unwrap_or_else(|| rand::rng().random());
-    println!("{test}: {SEED_VARIABLE}={seed}");
+    note!("{test}: {SEED_VARIABLE}={seed}");
     seed
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use omma_integration_tests::client::{Client, by_vector, ids, request_id, vector_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
+use omma_integration_tests::note;
 use omma_integration_tests::vectors::{generator, seed, unit_vector};
 use omma_proto::v1::IngestImagesRequest;
 use rand::Rng;
@@ -36,7 +37,7 @@ async fn every_acknowledged_image_is_at_rank_one_of_a_search_that_starts_then() 
     while let Some(writer) = writers.join_next().await {
         checks += writer.context("a writer panicked")?.with_context(|| format!("seed {seed}"))?;
     }
-    println!("{checks} searches, each found its image at rank 1, in {:.1?}", begin.elapsed());
+    note!("{checks} searches, each found its image at rank 1, in {:.1?}", begin.elapsed());
     let expected = WRITERS * PER_WRITER as u64;
     ensure!(checks >= expected, "{checks} checks");
     let status = cluster.wait_converged(STALL).await?;

@@ -11,6 +11,7 @@ use omma_integration_tests::client::{Client, by_vector, ids, request_id, vector_
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::convergence::image_count;
 use omma_integration_tests::ingest::{Acknowledged, Ingest, IngestOptions, longest_gap};
+use omma_integration_tests::note;
 use omma_integration_tests::placement::group_of;
 use omma_integration_tests::replicas::{metadata_of, missing};
 use omma_integration_tests::vectors::{generator, seed, unit_vector};
@@ -42,7 +43,7 @@ async fn start(name: &str, flags: &[&str]) -> Result<(Cluster, Client, IngestOpt
 async fn nothing_is_lost(cluster: &Cluster, acknowledged: &[Acknowledged]) -> Result<()> {
     let begin = Instant::now();
     let status = cluster.wait_converged(CATCH_UP).await?;
-    println!("replicas equal {:.1?} after the last restart", begin.elapsed());
+    note!("replicas equal {:.1?} after the last restart", begin.elapsed());
     let all: Vec<_> = acknowledged.iter().map(|a| a.id.clone()).collect();
     let lost = missing(cluster, COLLECTION, &all).await?;
     ensure!(lost.is_empty(), "{} acknowledged images are missing: {:?}", lost.len(), &lost[..lost.len().min(10)]);
@@ -53,7 +54,7 @@ async fn nothing_is_lost(cluster: &Cluster, acknowledged: &[Acknowledged]) -> Re
         let found = client.search(COLLECTION, by_vector(&a.vector), 1).await?;
         ensure!(ids(&found) == [a.id.as_str()], "{} is not found: {found:?}", a.id);
     }
-    println!("{distinct} acknowledged images, on every replica");
+    note!("{distinct} acknowledged images, on every replica");
     Ok(())
 }
 
@@ -101,7 +102,7 @@ async fn each_node_in_turn_is_killed_during_ingest() -> Result<()> {
         cluster.kill(node)?;
         if let Some(group) = group {
             let took = first_write_to(&client, &metadata, group).await?;
-            println!("shard node {node} led group {group}: first write {took:.2?} after kill -9");
+            note!("shard node {node} led group {group}: first write {took:.2?} after kill -9");
         }
         // All of them go on, not only the groups that were led elsewhere.
         ingest.wait_for(200, RESUME).await?;
@@ -109,7 +110,7 @@ async fn each_node_in_turn_is_killed_during_ingest() -> Result<()> {
         cluster.wait_near(CATCH_UP).await?;
     }
     let acknowledged = ingest.finish().await?;
-    println!("longest time without any acknowledgement: {:.2?}", longest_gap(&acknowledged));
+    note!("longest time without any acknowledgement: {:.2?}", longest_gap(&acknowledged));
     nothing_is_lost(&cluster, &acknowledged).await
 }
 
@@ -125,7 +126,7 @@ async fn all_nodes_are_killed_at_once_during_ingest() -> Result<()> {
         }
         let begin = Instant::now();
         ingest.wait_for(1, CATCH_UP).await?;
-        println!("first write {:.2?} after the restart of all", begin.elapsed());
+        note!("first write {:.2?} after the restart of all", begin.elapsed());
     }
     let acknowledged = ingest.finish().await?;
     nothing_is_lost(&cluster, &acknowledged).await
@@ -158,7 +159,7 @@ async fn a_paused_leader_is_replaced_and_serves_nothing_stale() -> Result<()> {
     let (leader, group) = led.context("no node leads a shard group")?;
     cluster.pause(leader)?;
     let took = first_write_to(&client, &metadata, group).await?;
-    println!("group {group}: first write {took:.2?} after its leader was stopped");
+    note!("group {group}: first write {took:.2?} after its leader was stopped");
     ingest.wait_for(200, RESUME).await?;
 
     // Written while the old leader sleeps: it must not answer from before that.
@@ -204,7 +205,7 @@ async fn searches_go_on_while_a_node_is_down() -> Result<()> {
                 Err(_) => failures += 1,
             }
         }
-        println!("shard node {node} down: {answered} searches, {failures} failed, longest gap {longest:.2?}");
+        note!("shard node {node} down: {answered} searches, {failures} failed, longest gap {longest:.2?}");
         ensure!(answered > 0 && last.elapsed() < Duration::from_secs(1), "searches do not go on");
         cluster.restart(node)?;
         cluster.wait_converged(CATCH_UP).await?;

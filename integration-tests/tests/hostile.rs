@@ -9,6 +9,7 @@ use omma_common::error::Reason;
 use omma_integration_tests::client::{Client, picture_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::folders::shared_data;
+use omma_integration_tests::note;
 use omma_integration_tests::pictures::{draw, jpeg};
 use omma_integration_tests::refusal::Refusal;
 use omma_proto::v1::query::Target;
@@ -40,11 +41,11 @@ async fn every_hostile_file_costs_at_most_one_error() -> Result<()> {
     };
     let (report, beside) = tokio::join!(all, good_puts(&client, &stop));
     let (report, (puts, slowest)) = (report?, beside?);
-    println!("{report:#?}");
-    println!("good pictures beside them: {puts}, the slowest took {slowest:.2?}");
+    note!("{report:#?}");
+    note!("good pictures beside them: {puts}, the slowest took {slowest:.2?}");
 
     let memory = cluster.shard_process(0)?.memory()?;
-    println!("resident memory of the shard node: {} MiB, at its peak {} MiB", memory.now >> 20, memory.peak >> 20);
+    note!("resident memory of the shard node: {} MiB, at its peak {} MiB", memory.now >> 20, memory.peak >> 20);
     ensure!(memory.peak < MOST_MEMORY, "{memory:?}");
     ensure!(cluster.shard_process(0)?.ended().is_none(), "the shard node ended");
     // It still serves.

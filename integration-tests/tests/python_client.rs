@@ -3,6 +3,7 @@
 use anyhow::Result;
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::folders::{in_ci, repository};
+use omma_integration_tests::note;
 use omma_integration_tests::python::{prepare, run_script};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -11,13 +12,13 @@ async fn a_python_program_streams_searches_and_reads_errors() -> Result<()> {
         Ok(python) => python,
         Err(why) if in_ci() => return Err(why.context("the Python client could not be prepared")),
         Err(why) => {
-            println!("SKIPPED: the Python client could not be prepared: {why:#}");
+            note!("SKIPPED: the Python client could not be prepared: {why:#}");
             return Ok(());
         }
     };
     let cluster = Cluster::start(ClusterOptions::named("python_client")).await?;
     let address = cluster.address()?.to_owned();
     let script = repository().join("integration-tests/python/client.py");
-    println!("{}", tokio::task::spawn_blocking(move || run_script(&python, &script, &[address])).await??);
+    note!("{}", tokio::task::spawn_blocking(move || run_script(&python, &script, &[address])).await??);
     Ok(())
 }

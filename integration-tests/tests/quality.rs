@@ -8,6 +8,7 @@
 use anyhow::Result;
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::folders::{repository, shared_data};
+use omma_integration_tests::note;
 use omma_integration_tests::python::{prepare, run_script};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,6 +20,6 @@ async fn as_good_as_brute_force() -> Result<()> {
     let cluster = Cluster::start(ClusterOptions::named("quality")).await?;
     let script = repository().join("integration-tests/python/quality.py");
     let arguments = [cluster.address()?.to_owned(), data.display().to_string()];
-    println!("{}", tokio::task::spawn_blocking(move || run_script(&python, &script, &arguments)).await??);
+    note!("{}", tokio::task::spawn_blocking(move || run_script(&python, &script, &arguments)).await??);
     Ok(())
 }

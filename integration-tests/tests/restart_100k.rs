@@ -14,6 +14,7 @@ use anyhow::{Result, ensure};
 use futures::{StreamExt, TryStreamExt};
 use omma_integration_tests::client::{Client, by_vector, ids, vector_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
+use omma_integration_tests::note;
 use omma_integration_tests::vectors::{generator, seed, unit_vector};
 use omma_proto::v1::ReplicaStatus;
 use tokio::time::Instant;
@@ -36,10 +37,10 @@ async fn restart_with_100_000_vectors() -> Result<()> {
 
     let begin = Instant::now();
     ingest(&client, seed, n).await?;
-    println!("{n} vectors acknowledged in {:.1?}", begin.elapsed());
+    note!("{n} vectors acknowledged in {:.1?}", begin.elapsed());
     let drained = wait_checkpointed(&cluster).await?;
     let build = begin.elapsed();
-    println!("in the graph and checkpointed {build:.1?} after the first write: {drained:?}");
+    note!("in the graph and checkpointed {build:.1?} after the first write: {drained:?}");
 
     cluster.kill(0)?;
     let (bytes, reading) = read_all(cluster.data_folder(0)?)?;
@@ -55,9 +56,9 @@ async fn restart_with_100_000_vectors() -> Result<()> {
         ensure!(begin.elapsed() < RESTART, "no answer within {RESTART:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    println!("first answer {:.2?} after the start of the process", begin.elapsed());
-    println!("reading the {} MiB of its data folder: {reading:.2?}", bytes >> 20);
-    println!("rebuilding the graph from scratch: about {build:.1?} (as long as building it took)");
+    note!("first answer {:.2?} after the start of the process", begin.elapsed());
+    note!("reading the {} MiB of its data folder: {reading:.2?}", bytes >> 20);
+    note!("rebuilding the graph from scratch: about {build:.1?} (as long as building it took)");
     for i in (0..n).step_by(n.div_ceil(50)) {
         let found = client.search(COLLECTION, by_vector(&vector_of(seed, i)), 1).await?;
         ensure!(ids(&found) == [format!("v{i}").as_str()], "v{i} is not found after the restart: {found:?}");
