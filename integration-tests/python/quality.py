@@ -200,7 +200,9 @@ def labelled(cluster: Cluster, rows: list[dict], ids: list[str], stored: np.ndar
 def main() -> None:
     """Everything, in order."""
     address, data = sys.argv[1], pathlib.Path(sys.argv[2])
-    rows = [row for row in csv.DictReader((data / "labels.csv").open()) if row["path"].startswith("photos/")]
+    # Some paths are listed twice, as two photos had one name; the file is one.
+    by_path = {row["path"]: row for row in csv.DictReader((data / "labels.csv").open())}
+    rows = [row for path, row in by_path.items() if path.startswith("photos/")]
     ids = [row["path"] for row in rows]
     with grpc.insecure_channel(address) as channel:
         cluster = Cluster(channel)
