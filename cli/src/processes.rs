@@ -30,7 +30,7 @@ impl ShardSettings {
     /// As flags of omma-shard.
     pub(crate) fn flags(&self) -> Vec<OsString> {
         let path = |path: &Path| path.as_os_str().to_owned();
-        let mut flags: Vec<OsString> = vec!["--data-dir".into(), path(&self.data)];
+        let mut flags: Vec<OsString> = vec!["--data".into(), path(&self.data)];
         let mut flag = |name: &str, value: OsString| flags.extend([name.into(), value]);
         flag("--listen", self.address.as_str().into());
         flag("--advertise", self.address.as_str().into());
@@ -151,7 +151,7 @@ mod tests {
         let flags = settings.flags();
         let after = |name: &str| flags.iter().position(|f| f == name).and_then(|i| flags.get(i + 1)).cloned();
         assert_eq!(after("--peers"), Some("127.0.0.1:1,127.0.0.1:2".into()));
-        assert_eq!((after("--data-dir"), after("--model")), (Some("d".into()), None));
+        assert_eq!((after("--data"), after("--model")), (Some("d".into()), None));
     }
     #[test]
     fn the_servers_know_the_flags_that_they_are_given() {

@@ -12,7 +12,7 @@ use crate::index::Storage;
 #[derive(Debug, Clone, clap::Args)]
 pub struct ShardArgs {
     /// Folder for all of this node's data. One node at a time may use it.
-    #[arg(long, env = "OMMA_DATA_DIR", value_name = "FOLDER")]
+    #[arg(long = "data", env = "OMMA_DATA", value_name = "FOLDER")]
     pub data_dir: PathBuf,
     /// Address to listen on, for coordinators and peers.
     #[arg(long, env = "OMMA_LISTEN", default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
@@ -136,7 +136,8 @@ impl ShardArgs {
     pub fn config(&self) -> ShardConfig {
         let advertise = self.advertise.clone().unwrap_or_else(|| self.listen.clone());
         let peers = if self.peers.is_empty() { vec![advertise.clone()] } else { self.peers.clone() };
-        let raft = RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..RaftTimings::default() };
+        let raft =
+            RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..RaftTimings::default() };
         ShardConfig {
             data_dir: self.data_dir.clone(),
             advertise,

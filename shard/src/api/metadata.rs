@@ -99,7 +99,8 @@ fn check_join(
     }
     if encoder_space != metadata.encoder_space.as_ref() {
         let (ours, theirs) = (id(metadata.encoder_space.as_ref()), id(encoder_space));
-        let message = format!("the cluster's encoder is {ours:?}, the node's {theirs:?}: start it with the same --model");
+        let message =
+            format!("the cluster's encoder is {ours:?}, the node's {theirs:?}: start it with the same --model");
         return Err(ApiError::new(Reason::VectorSpaceMismatch, message));
     }
     Ok(())

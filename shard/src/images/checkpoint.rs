@@ -5,8 +5,8 @@
 
 use omma_proto::internal::v1::CheckpointManifest;
 
-use crate::format::{open, open_message, seal, seal_message};
 use super::keys::RecordKey;
+use crate::format::{open, open_message, seal, seal_message};
 use crate::group::state_machine::StateError;
 use crate::index::Export;
 use crate::store::{Batch, Store, Table};

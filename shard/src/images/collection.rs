@@ -79,7 +79,10 @@ impl Collections {
         let dimension = dimension as usize;
         let index = LiveIndex::new(self.options.config(dimension))?;
         let live = Arc::new(Collection { uid, dimension, index, covered: Mutex::default() });
-        self.insert(StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() }, Some(live.clone()));
+        self.insert(
+            StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() },
+            Some(live.clone()),
+        );
         Ok(live)
     }
 

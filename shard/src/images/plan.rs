@@ -18,8 +18,8 @@ use prost::Message;
 use super::answers::Answers;
 use super::command::refused;
 use super::digest::Digest;
-use crate::format::{seal, seal_message};
 use super::keys::{self, RECORDS_PER_COMMAND, RecordKey};
+use crate::format::{seal, seal_message};
 use crate::group::state_machine::StateError;
 use crate::store::Batch;
 
@@ -109,7 +109,8 @@ impl<'a, V: View> Planner<'a, V> {
 
     fn put(&mut self, uid: u64, index: u64, put: PutRecords) -> Result<ImageOutcome, StateError> {
         let width = put.dimension as usize * size_of::<f32>();
-        let malformed = put.records.len() > RECORDS_PER_COMMAND || put.records.iter().any(|r| r.embedding.len() != width);
+        let malformed =
+            put.records.len() > RECORDS_PER_COMMAND || put.records.iter().any(|r| r.embedding.len() != width);
         if width == 0 || malformed {
             return Ok(refused(ImageRefusal::Invalid));
         }

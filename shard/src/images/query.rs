@@ -101,9 +101,7 @@ impl ImageState {
     /// What is stored of a picture; `None` if there is no such image, or it was put as an embedding.
     pub fn stored(&self, uid: u64, id: &str) -> Result<Option<Stored>, StateError> {
         let found = self.get_one(uid, id, true)?.filter(|i| !i.content_digest.is_empty());
-        Ok(found.and_then(|i| {
-            Some(Stored { content_digest: i.content_digest, embedding: i.embedding?.values })
-        }))
+        Ok(found.and_then(|i| Some(Stored { content_digest: i.content_digest, embedding: i.embedding?.values })))
     }
 }
 

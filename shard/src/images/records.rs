@@ -3,9 +3,9 @@
 use omma_proto::internal::v1::{StoredCollection, StoredRecord};
 
 use super::collection::Collections;
-use crate::format::{open_embedding, open_message, open_u64};
 use super::keys::{self, RecordKey};
 use super::plan::View;
+use crate::format::{open_embedding, open_message, open_u64};
 use crate::group::state_machine::StateError;
 use crate::store::Table;
 

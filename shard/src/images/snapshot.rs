@@ -14,9 +14,9 @@ use omma_proto::internal::v1::{SnapshotEnd, SnapshotItem, SnapshotRecord, Snapsh
 use prost::Message;
 
 use super::digest::Digest;
-use crate::format::{open, open_message, seal, seal_message};
 use super::keys;
 use super::open::{Contents, state_table};
+use crate::format::{open, open_message, seal, seal_message};
 use crate::group::state_machine::{SnapshotChunks, StateError};
 use crate::store::{Batch, Store, Table};
 

@@ -10,13 +10,13 @@ use parking_lot::RwLock;
 
 use super::collection::IndexOptions;
 use super::digest::Digest;
-use crate::format::{open, seal};
 use super::keys;
 use super::maintenance::Maintenance;
 use super::open::{Contents, current_generation, remove_generation, switch_generation};
 use super::plan::{IndexChange, Planner};
 use super::records::Records;
 use super::snapshot;
+use crate::format::{open, seal};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
 use crate::index::Storage;
 use crate::store::Store;

@@ -214,7 +214,8 @@ fn restarts_from_a_checkpoint_and_from_a_damaged_one() {
 
     let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
     let graphs = store.table("graphs.1.0").unwrap();
-    let (key, mut value) = graphs.prefix(b"").next().map(|e| e.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).unwrap();
+    let (key, mut value) =
+        graphs.prefix(b"").next().map(|e| e.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).unwrap();
     value[100] ^= 1;
     let mut batch = crate::store::Batch::default();
     batch.insert(key, value);

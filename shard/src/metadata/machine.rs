@@ -101,7 +101,10 @@ impl StateMachine for MetadataMachine {
         for chunk in chunks {
             bytes.extend_from_slice(&chunk?);
             if bytes.len() > LARGEST {
-                return Err(StateError::Damaged { what: "metadata snapshot".to_owned(), reason: "too large".to_owned() });
+                return Err(StateError::Damaged {
+                    what: "metadata snapshot".to_owned(),
+                    reason: "too large".to_owned(),
+                });
             }
         }
         let metadata = Metadata::decode(&bytes[..])

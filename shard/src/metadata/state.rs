@@ -98,11 +98,8 @@ fn create_collection(metadata: &mut Metadata, create: CreateCollection) -> Appli
         image_count: 0,
     };
     metadata.next_collection_uid += 1;
-    let entry = CollectionEntry {
-        collection: Some(collection.clone()),
-        deleting: false,
-        request_id: create.request_id,
-    };
+    let entry =
+        CollectionEntry { collection: Some(collection.clone()), deleting: false, request_id: create.request_id };
     metadata.collections.insert(at, entry);
     Ok(Some((collection, true)))
 }

@@ -42,15 +42,12 @@ pub(super) async fn finish_deletions(node: &Node) {
 
 async fn finish(node: &Node, metadata: &Metadata, uid: u64) -> Result<(), String> {
     for group in &metadata.groups {
-        let target = Target {
-            group_id: group.group_id,
-            collection_uid: uid,
-            epoch: metadata.epoch,
-            ..Target::default()
-        };
+        let target =
+            Target { group_id: group.group_id, collection_uid: uid, epoch: metadata.epoch, ..Target::default() };
         drop_in_group(metadata, &group.replicas, target).await?;
     }
-    let command = MetadataCommand { command: Some(Command::RemoveCollection(RemoveCollection { collection_uid: uid })) };
+    let command =
+        MetadataCommand { command: Some(Command::RemoveCollection(RemoveCollection { collection_uid: uid })) };
     let deadline = Deadline::after(Duration::from_secs(5));
     node.metadata_replica.propose(command.encode_to_vec().into(), deadline).await.map(drop).map_err(|e| e.to_string())
 }

@@ -19,11 +19,7 @@ impl Node {
 
     /// As the cluster map has it.
     pub(crate) fn description(&self) -> internal::Node {
-        internal::Node {
-            node_id: self.node_id,
-            address: self.config.advertise.clone(),
-            zone: self.config.zone.clone(),
-        }
+        internal::Node { node_id: self.node_id, address: self.config.advertise.clone(), zone: self.config.zone.clone() }
     }
 
     fn encoder_status(&self) -> EncoderStatus {

@@ -54,12 +54,8 @@ impl Identity {
         };
         std::fs::create_dir_all(data_dir).map_err(io(data_dir))?;
         let lock_path = data_dir.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(io(&lock_path))?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io(&lock_path))?;
         lock.try_lock().map_err(|_| IdentityError::InUse(data_dir.to_owned()))?;
 
         let path = data_dir.join("node.json");

@@ -1,0 +1,367 @@
+//! A real cluster on loopback: processes, ports, data folders, logs; and the harm that tests do to it.
+//!
+//! Only one cluster at a time runs in a test process: two of them on two cores would time each other out.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use omma_proto::v1::GetClusterStatusResponse;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::client::{Client, channel};
+use crate::convergence::{Shape, not_converged, not_near, not_ready};
+use crate::folders::{binary, target_folder};
+use crate::ports::free_port;
+use crate::process::Process;
+use crate::runtime::onnxruntime;
+use crate::watchdog::Watchdog;
+
+/// Until a cluster serves, at most.
+const READY: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(100);
+/// How far apart the replicas of a group may be while it is written to.
+const NEAR: u64 = 100;
+const LOG_TAIL: u64 = 4_000;
+
+static GATE: Semaphore = Semaphore::const_new(1);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Names its logs (`target/cluster-logs/NAME`): the test's name.
+    pub name: String,
+    /// `omma-shard` processes.
+    pub shard_nodes: usize,
+    /// `omma-coordinator` processes.
+    pub coordinators: usize,
+    /// Shard groups.
+    pub groups: usize,
+    /// Replicas of each.
+    pub replication: usize,
+    /// More flags for `omma-shard`.
+    pub shard_flags: Vec<String>,
+}
+
+impl ClusterOptions {
+    /// Three shard nodes, three groups, replication three, one coordinator.
+    pub fn named(name: &str) -> Self {
+        let name = name.to_owned();
+        Self { name, shard_nodes: 3, coordinators: 1, groups: 3, replication: 3, shard_flags: Vec::new() }
+    }
+
+    /// One node that holds everything.
+    pub fn single(name: &str) -> Self {
+        Self { shard_nodes: 1, groups: 1, replication: 1, ..Self::named(name) }
+    }
+
+    /// Adds flags for `omma-shard`.
+    #[must_use]
+    pub fn shard_flags(mut self, flags: &[&str]) -> Self {
+        self.shard_flags.extend(flags.iter().map(|&f| f.to_owned()));
+        self
+    }
+}
+
+/// A running cluster. Dropping it kills its processes and deletes its data; the logs stay.
+#[derive(Debug)]
+pub struct Cluster {
+    options: ClusterOptions,
+    shards: Vec<Shard>,
+    coordinators: Vec<(Process, String)>,
+    // Dropped after the processes, before the gate opens.
+    _watchdog: Watchdog,
+    _gate: SemaphorePermit<'static>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    process: Process,
+    address: String,
+    data: PathBuf,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until it serves.
+    ///
+    /// # Errors
+    /// If a binary or the runtime library is missing, or it does not serve within a minute (with the logs' tails).
+    pub async fn start(options: ClusterOptions) -> Result<Self> {
+        let gate = GATE.acquire().await?;
+        let cluster = Self::spawn(options, gate, &onnxruntime().await?)?;
+        cluster.wait_ready(READY).await?;
+        Ok(cluster)
+    }
+
+    fn spawn(options: ClusterOptions, gate: SemaphorePermit<'static>, runtime: &Path) -> Result<Self> {
+        let target = target_folder()?;
+        let logs = target.join("cluster-logs").join(&options.name);
+        if logs.exists() {
+            std::fs::remove_dir_all(&logs)?;
+        }
+        std::fs::create_dir_all(&logs)?;
+        let run = target.join("cluster-data").join(format!("{}-{}", options.name, std::process::id()));
+        std::fs::create_dir_all(&run)?;
+        let watchdog = Watchdog::over(&run)?;
+
+        let addresses: Vec<String> = addresses(options.shard_nodes)?;
+        let peers = addresses.join(",");
+        let mut shards = Vec::new();
+        for (i, address) in addresses.iter().enumerate() {
+            let data = run.join(format!("shard-{i}"));
+            let mut arguments = flags(&[
+                ("--listen", address),
+                ("--advertise", address),
+                ("--data", &data.display().to_string()),
+                ("--peers", &peers),
+                ("--groups", &options.groups.to_string()),
+                ("--replication", &options.replication.to_string()),
+                ("--onnxruntime", &runtime.display().to_string()),
+                ("--device", "cpu"),
+            ]);
+            arguments.extend(options.shard_flags.iter().cloned());
+            let name = format!("shard-{i}");
+            let log = logs.join(format!("{name}.log"));
+            let process = Process::new(name, binary("omma-shard")?, arguments, log, &run);
+            shards.push(Shard { process, address: address.clone(), data });
+        }
+        let mut coordinators = Vec::new();
+        for (i, address) in self::addresses(options.coordinators)?.into_iter().enumerate() {
+            let arguments = flags(&[("--listen", &address), ("--shard-nodes", &peers)]);
+            let name = format!("coordinator-{i}");
+            let log = logs.join(format!("{name}.log"));
+            let process = Process::new(name, binary("omma-coordinator")?, arguments, log, &run);
+            coordinators.push((process, address));
+        }
+        let cluster = Self { options, shards, coordinators, _watchdog: watchdog, _gate: gate };
+        for process in cluster.processes() {
+            process.start()?;
+        }
+        Ok(cluster)
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.shards.iter().map(|s| &s.process).chain(self.coordinators.iter().map(|(p, _)| p))
+    }
+
+    fn shard(&self, node: usize) -> Result<&Shard> {
+        self.shards.get(node).with_context(|| format!("there is no shard node {node}"))
+    }
+
+    /// What it should look like.
+    pub fn shape(&self) -> Shape {
+        let o = &self.options;
+        Shape { nodes: o.shard_nodes, groups: o.groups, replication: o.replication }
+    }
+
+    /// Number of shard nodes.
+    pub fn nodes(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Where shard node `node` listens (host:port).
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn shard_address(&self, node: usize) -> Result<&str> {
+        Ok(&self.shard(node)?.address)
+    }
+
+    /// The process of shard node `node`.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn shard_process(&self, node: usize) -> Result<&Process> {
+        Ok(&self.shard(node)?.process)
+    }
+
+    /// The data folder of shard node `node`.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn data_folder(&self, node: usize) -> Result<&Path> {
+        Ok(&self.shard(node)?.data)
+    }
+
+    /// Where the first coordinator listens (host:port).
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn address(&self) -> Result<&str> {
+        Ok(&self.coordinators.first().context("there is no coordinator")?.1)
+    }
+
+    /// A new connection to the first coordinator.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn client(&self) -> Result<Client> {
+        Client::to(self.address()?)
+    }
+
+    /// A new connection to coordinator `i`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn client_of(&self, i: usize) -> Result<Client> {
+        Client::to(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.1)
+    }
+
+    /// The cluster's status, as the first coordinator sees it.
+    ///
+    /// # Errors
+    /// The call's.
+    pub async fn status(&self) -> Result<GetClusterStatusResponse> {
+        Ok(self.client()?.status().await?)
+    }
+
+    /// The node's index here by its id in the cluster.
+    ///
+    /// # Errors
+    /// If the status has no such node.
+    pub fn node_by_id(&self, status: &GetClusterStatusResponse, node_id: u64) -> Result<usize> {
+        let node = status.nodes.iter().find(|n| n.node_id == node_id);
+        let address = &node.with_context(|| format!("no node {node_id:x} in the status"))?.address;
+        self.shards.iter().position(|s| s.address == *address).with_context(|| format!("{address} is not ours"))
+    }
+
+    /// kill -9.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn kill(&self, node: usize) -> Result<()> {
+        self.shard(node)?.process.kill();
+        Ok(())
+    }
+
+    /// kill -9 of all shard nodes.
+    ///
+    /// # Errors
+    /// If a signal cannot be sent.
+    pub fn kill_all(&self) -> Result<()> {
+        // First stopped, so that none sees another one die: as when the power fails.
+        for shard in &self.shards {
+            shard.process.signal("STOP")?;
+        }
+        self.shards.iter().for_each(|s| s.process.kill());
+        Ok(())
+    }
+
+    /// Starts a killed node again, with its data.
+    ///
+    /// # Errors
+    /// If it runs or cannot be started.
+    pub fn restart(&self, node: usize) -> Result<()> {
+        self.shard(node)?.process.start()
+    }
+
+    /// SIGSTOP: the process is there but does nothing.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pause(&self, node: usize) -> Result<()> {
+        self.shard(node)?.process.signal("STOP")
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn resume(&self, node: usize) -> Result<()> {
+        self.shard(node)?.process.signal("CONT")
+    }
+
+    /// Deletes a killed node's data.
+    ///
+    /// # Errors
+    /// If it runs or the folder cannot be deleted.
+    pub fn wipe(&self, node: usize) -> Result<()> {
+        let shard = self.shard(node)?;
+        if shard.process.pid().is_some() {
+            bail!("shard node {node} runs; kill it first");
+        }
+        std::fs::remove_dir_all(&shard.data)?;
+        Ok(())
+    }
+
+    /// Waits until the coordinators are healthy and every group has a leader.
+    ///
+    /// # Errors
+    /// If that takes longer than `patience` or a process ended (with the logs' tails).
+    pub async fn wait_ready(&self, patience: Duration) -> Result<()> {
+        self.wait("ready", patience, async |cluster: &Self| {
+            for (_, address) in &cluster.coordinators {
+                let mut health = HealthClient::new(channel(address)?);
+                let answer = health.check(HealthCheckRequest::default()).await?.into_inner();
+                if answer.status() != ServingStatus::Serving {
+                    bail!("{address} is {:?}", answer.status());
+                }
+            }
+            not_ready(&cluster.status().await?, cluster.shape()).map_or(Ok(()), |why| Err(anyhow!(why)))
+        })
+        .await
+    }
+
+    /// Waits until all nodes are back and all replicas of every group are equal; returns that status.
+    ///
+    /// # Errors
+    /// If that takes longer than `patience` or a process ended (with the logs' tails).
+    pub async fn wait_converged(&self, patience: Duration) -> Result<GetClusterStatusResponse> {
+        self.wait("converged", patience, async |cluster: &Self| {
+            let status = cluster.status().await?;
+            not_converged(&status, cluster.shape()).map_or(Ok(status), |why| Err(anyhow!(why)))
+        })
+        .await
+    }
+
+    /// Waits until all replicas are reachable and none is more than [`NEAR`] entries behind: as near to equal as it
+    /// gets while images are written.
+    ///
+    /// # Errors
+    /// If that takes longer than `patience` or a process ended (with the logs' tails).
+    pub async fn wait_near(&self, patience: Duration) -> Result<GetClusterStatusResponse> {
+        self.wait("near", patience, async |cluster: &Self| {
+            let status = cluster.status().await?;
+            not_near(&status, cluster.shape(), NEAR).map_or(Ok(status), |why| Err(anyhow!(why)))
+        })
+        .await
+    }
+
+    /// Tries until `check` passes.
+    async fn wait<T>(&self, what: &str, patience: Duration, check: impl AsyncFn(&Self) -> Result<T>) -> Result<T> {
+        let begin = Instant::now();
+        loop {
+            let outcome = match tokio::time::timeout(Duration::from_secs(10), check(self)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(anyhow!("the check hung")),
+            };
+            let why = match outcome {
+                Ok(found) => return Ok(found),
+                Err(why) => why,
+            };
+            if let Some((process, status)) = self.processes().find_map(|p| Some((p, p.ended()?))) {
+                bail!("{} ended by itself ({status}) while waiting until {what}{}", process.name(), self.log_tails());
+            }
+            if begin.elapsed() > patience {
+                bail!("not {what} after {patience:?}: {why:#}{}", self.log_tails());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn log_tails(&self) -> String {
+        self.processes().map(|p| format!("\n--- {}\n{}", p.name(), p.log_tail(LOG_TAIL))).collect()
+    }
+}
+
+fn addresses(n: usize) -> Result<Vec<String>> {
+    (0..n).map(|_| Ok(format!("127.0.0.1:{}", free_port()?))).collect()
+}
+
+fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
+    pairs.iter().flat_map(|&(flag, value)| [flag.to_owned(), value.to_owned()]).collect()
+}

@@ -1,0 +1,119 @@
+//! How long a restart takes with 100,000 vectors of 512 dimensions. Slow, so only when asked for:
+//!
+//! ```text
+//! cargo build --release --workspace --bins
+//! cargo test --release -p omma-integration-tests --test restart_100k -- --ignored --nocapture
+//! ```
+//!
+//! `OMMA_TEST_VECTORS` sets another number.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures::{StreamExt, TryStreamExt};
+use omma_integration_tests::client::{Client, by_vector, ids, vector_image};
+use omma_integration_tests::cluster::{Cluster, ClusterOptions};
+use omma_integration_tests::note;
+use omma_integration_tests::vectors::{generator, seed, unit_vector};
+use omma_proto::v1::ReplicaStatus;
+use tokio::time::Instant;
+
+const COLLECTION: &str = "restart";
+const DIMENSION: usize = 512;
+const BATCH: usize = 200;
+const IN_FLIGHT: usize = 4;
+const DRAIN: Duration = Duration::from_secs(3600);
+const RESTART: Duration = Duration::from_secs(600);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a graph of 100,000 vectors: many minutes; see the file's head"]
+async fn restart_with_100_000_vectors() -> Result<()> {
+    let n: usize = std::env::var("OMMA_TEST_VECTORS").ok().and_then(|v| v.parse().ok()).unwrap_or(100_000);
+    let seed = seed("restart_100k");
+    let cluster = Cluster::start(ClusterOptions::single("restart_100k")).await?;
+    let client = cluster.client()?;
+    client.create(COLLECTION, Some(DIMENSION as u32)).await?;
+
+    let begin = Instant::now();
+    ingest(&client, seed, n).await?;
+    note!("{n} vectors acknowledged in {:.1?}", begin.elapsed());
+    let drained = wait_checkpointed(&cluster).await?;
+    let build = begin.elapsed();
+    note!("in the graph and checkpointed {build:.1?} after the first write: {drained:?}");
+
+    cluster.kill(0)?;
+    let (bytes, reading) = read_all(cluster.data_folder(0)?)?;
+    let begin = Instant::now();
+    cluster.restart(0)?;
+    let probe = vector_of(seed, n / 2);
+    loop {
+        match client.search(COLLECTION, by_vector(&probe), 1).await {
+            Ok(found) if ids(&found) == [format!("v{}", n / 2).as_str()] => break,
+            Ok(found) => ensure!(found.hits.is_empty(), "a wrong first answer: {found:?}"),
+            Err(_) => {}
+        }
+        ensure!(begin.elapsed() < RESTART, "no answer within {RESTART:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    note!("first answer {:.2?} after the start of the process", begin.elapsed());
+    note!("reading the {} MiB of its data folder: {reading:.2?}", bytes >> 20);
+    note!("rebuilding the graph from scratch: about {build:.1?} (as long as building it took)");
+    for i in (0..n).step_by(n.div_ceil(50)) {
+        let found = client.search(COLLECTION, by_vector(&vector_of(seed, i)), 1).await?;
+        ensure!(ids(&found) == [format!("v{i}").as_str()], "v{i} is not found after the restart: {found:?}");
+    }
+    Ok(())
+}
+
+fn vector_of(seed: u64, i: usize) -> Vec<f32> {
+    unit_vector(&mut generator(seed, i as u64), DIMENSION)
+}
+
+async fn ingest(client: &Client, seed: u64, n: usize) -> Result<()> {
+    let batches = (0..n.div_ceil(BATCH)).map(|b| async move {
+        let images = (b * BATCH..n.min((b + 1) * BATCH)).map(|i| vector_image(&format!("v{i}"), vector_of(seed, i)));
+        client.store(COLLECTION, images.collect(), DRAIN).await.map(drop)
+    });
+    futures::stream::iter(batches).buffer_unordered(IN_FLIGHT).try_collect().await
+}
+
+/// Waits until the tail is empty and the checkpoint does not move any more.
+async fn wait_checkpointed(cluster: &Cluster) -> Result<ReplicaStatus> {
+    let begin = Instant::now();
+    let mut last: Option<(ReplicaStatus, Instant)> = None;
+    loop {
+        let status = cluster.status().await?;
+        let groups = status.groups.iter().filter(|g| g.group_id != 0);
+        let replica = groups.flat_map(|g| &g.replicas).next().cloned().unwrap_or_default();
+        if replica.tail_count == 0 && replica.checkpoint_index > 0 {
+            match &last {
+                Some((before, since)) if before.checkpoint_index == replica.checkpoint_index => {
+                    if since.elapsed() > Duration::from_secs(10) {
+                        return Ok(replica);
+                    }
+                }
+                _ => last = Some((replica.clone(), Instant::now())),
+            }
+        }
+        ensure!(begin.elapsed() < DRAIN, "not checkpointed after {DRAIN:?}: {replica:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Bytes of all files below `folder`, and how long reading them took.
+fn read_all(folder: &Path) -> Result<(u64, Duration)> {
+    let begin = std::time::Instant::now();
+    let (mut bytes, mut folders) = (0, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                bytes += std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink())?;
+            }
+        }
+    }
+    Ok((bytes, begin.elapsed()))
+}
