@@ -1,6 +1,8 @@
 //! The binary's command line. That this folder has a test also makes `cargo test --workspace` build the binary, which
 //! the integration tests start.
 
+#![allow(clippy::unwrap_used)]
+
 use std::process::{Command, Output};
 
 fn run(arguments: &[&str]) -> Output {

@@ -188,7 +188,7 @@ impl<'a> Receiver<'a> {
         self.batch.insert(keys::record(uid, key), seal_message(&record));
         self.batch.insert(keys::embedding(uid, key), seal(&embedding));
         self.received += 1;
-        if self.received % RECORDS_PER_BATCH as u64 == 0 {
+        if self.received.is_multiple_of(RECORDS_PER_BATCH as u64) {
             self.table.apply(std::mem::take(&mut self.batch))?;
         }
         Ok(())
