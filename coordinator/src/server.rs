@@ -15,7 +15,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::api::{Api, Coordinator};
+use crate::api::{Api, Coordinator, oversize};
 use crate::config::CoordinatorConfig;
 use crate::routing::Routing;
 
@@ -73,6 +73,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        .layer(tower::util::MapResponseLayer::new(oversize::explain))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited!(CollectionServiceServer))

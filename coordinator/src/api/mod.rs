@@ -4,6 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod collections;
 pub(crate) mod images;
 pub(crate) mod ingest;
+pub(crate) mod oversize;
 pub(crate) mod search;
 pub(crate) mod status;
 pub(crate) mod validate;
