@@ -25,6 +25,7 @@ pub(super) struct Contents {
     /// Checkpoints of graphs.
     pub(super) graphs: Table,
     pub(super) collections: Collections,
+    /// Held while entries are applied, from the first decision until the indexes follow.
     pub(super) answers: Mutex<Answers>,
     pub(super) applied: AtomicU64,
     /// Until this log index is applied, the state may hold effects of later entries; 0 once it is exact.

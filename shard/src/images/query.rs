@@ -43,7 +43,7 @@ pub struct Stored {
     pub embedding: Vec<f32>,
 }
 
-/// How often a search looks again when records change under it.
+/// How often a read looks again when records change under it. The last look keeps changes out.
 const LOOKS: usize = 4;
 
 impl ImageState {
@@ -54,6 +54,7 @@ impl ImageState {
             looks += 1;
             let contents = self.settled_contents()?;
             let Some(collection) = contents.collections.live(uid) else { return Ok(Vec::new()) };
+            let _no_apply = (looks == LOOKS).then(|| contents.answers.lock());
             let (hits, raced) = look(&contents, &collection, query, k, attributes)?;
             if !raced || looks == LOOKS {
                 return Ok(hits);
@@ -77,11 +78,12 @@ impl ImageState {
     }
 
     fn get_one(&self, uid: u64, id: &str, with_embedding: bool) -> Result<Option<Image>, StateError> {
-        for _ in 0..LOOKS {
+        for look in 1..=LOOKS {
             let contents = self.settled_contents()?;
             if contents.collections.live(uid).is_none() {
                 return Ok(None);
             }
+            let _no_apply = (look == LOOKS).then(|| contents.answers.lock());
             let Some(key) = key_of(&contents.table, uid, id)? else { return Ok(None) };
             let stored = record(&contents.table, uid, key)?;
             let values = if with_embedding { embedding(&contents.table, uid, key)? } else { Some(Vec::new()) };

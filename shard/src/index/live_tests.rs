@@ -101,7 +101,10 @@ fn a_checkpoint_brings_back_graph_tombstones_and_beside() {
     assert_eq!((export.watermark, export.count), (key(249), 251));
     let config = IndexConfig::new(DIMENSION);
     let back = LiveIndex::restore(config.clone(), &export.bytes, export.watermark, [key(7), key(299)]).unwrap();
-    assert_eq!((back.stats().tombstones, back.stats().tail, back.stats().beside), (1, 0, 1));
+    // One more than what the graph did not find, which is chance.
+    assert_eq!((back.stats().tombstones, back.stats().tail), (1, 0));
+    assert_eq!(back.stats().beside, index.stats().beside);
+    assert!(back.stats().beside >= 1);
     assert_eq!(back.stats().watermark, key(249));
     assert_ne!(first(&back, &vectors[7]), Some(key(7)));
     assert_eq!(first(&back, &lost), Some(4097));
