@@ -120,13 +120,14 @@ fn a_checkpoint_brings_back_graph_tombstones_and_beside() {
 fn an_audit_finds_again_what_the_graph_lost() {
     let (index, vectors) = filled(100);
     index.drain(1000).unwrap();
+    let before = index.stats().beside;
     let other = |i: usize| vectors[i].iter().map(|x| -x).collect::<Vec<_>>();
     // To the graph, these are images that it has somewhere else than where they are.
     let records = [(key(1), other(1)), (key(2), vectors[2].clone()), (1 << 50, other(2))];
     assert_eq!(index.audit(records.clone().into_iter()).unwrap(), 1);
     assert_eq!(first(&index, &other(1)), Some(key(1)));
     assert_eq!(index.audit(records.into_iter()).unwrap(), 0);
-    assert_eq!(index.stats().beside, 1, "what the graph never had stays out");
+    assert_eq!(index.stats().beside, before + 1, "what the graph never had stays out");
 }
 
 #[test]
