@@ -12,6 +12,7 @@ pub(super) fn state(error: &StateError) -> ApiError {
         StateError::Damaged { .. } => Reason::DataLoss,
         StateError::Index(_) => Reason::Overloaded,
         StateError::Settling => Reason::GroupUnavailable,
+        StateError::Dropped => Reason::CollectionNotFound,
         StateError::Store(_) | StateError::Transfer(_) => Reason::Internal,
     };
     ApiError::new(reason, error.to_string())

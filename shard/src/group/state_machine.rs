@@ -30,6 +30,9 @@ pub enum StateError {
     /// A snapshot was installed and the entries after it are still being applied.
     #[error("this replica is catching up; ask another")]
     Settling,
+    /// The collection was deleted.
+    #[error("the collection was deleted")]
+    Dropped,
     /// The vector index failed.
     #[error("the index failed: {0}")]
     Index(#[from] crate::index::IndexError),

@@ -7,6 +7,7 @@ use omma_proto::internal::v1::StoredCollection;
 use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::Covered;
+use crate::group::state_machine::StateError;
 use crate::index::{IndexConfig, IndexError, LiveIndex, Storage};
 
 /// A collection that can be searched.
@@ -61,6 +62,15 @@ impl Collections {
     /// `None` if it is unknown or dropped.
     pub(super) fn live(&self, uid: u64) -> Option<Arc<Collection>> {
         self.entries.read().get(&uid).and_then(|e| e.live.clone())
+    }
+
+    /// `None` if nothing was ever put there; an error if it is dropped, which a caller with an old map cannot know.
+    pub(super) fn to_read(&self, uid: u64) -> Result<Option<Arc<Collection>>, StateError> {
+        match self.entries.read().get(&uid) {
+            Some(entry) if entry.stored.dropped => Err(StateError::Dropped),
+            Some(entry) => Ok(entry.live.clone()),
+            None => Ok(None),
+        }
     }
 
     pub(super) fn all_live(&self) -> Vec<Arc<Collection>> {

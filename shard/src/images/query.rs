@@ -53,7 +53,7 @@ impl ImageState {
         loop {
             looks += 1;
             let contents = self.settled_contents()?;
-            let Some(collection) = contents.collections.live(uid) else { return Ok(Vec::new()) };
+            let Some(collection) = contents.collections.to_read(uid)? else { return Ok(Vec::new()) };
             let _no_apply = (looks == LOOKS).then(|| contents.answers.lock());
             let (hits, raced) = look(&contents, &collection, query, k, attributes)?;
             if !raced || looks == LOOKS {
@@ -80,7 +80,7 @@ impl ImageState {
     fn get_one(&self, uid: u64, id: &str, with_embedding: bool) -> Result<Option<Image>, StateError> {
         for look in 1..=LOOKS {
             let contents = self.settled_contents()?;
-            if contents.collections.live(uid).is_none() {
+            if contents.collections.to_read(uid)?.is_none() {
                 return Ok(None);
             }
             let _no_apply = (look == LOOKS).then(|| contents.answers.lock());

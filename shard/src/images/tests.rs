@@ -234,7 +234,9 @@ fn a_dropped_collection_leaves_nothing_behind() {
     let mut history = History::new(seed());
     history.run(&state, 100);
     apply(&state, 101, Command::Drop(DropRecords {}));
-    assert_eq!((state.stats().images, state.search(UID, &[1.0; DIMENSION], 3, false).unwrap().len()), (0, 0));
+    assert_eq!(state.stats().images, 0);
+    assert!(matches!(state.search(UID, &[1.0; DIMENSION], 3, false), Err(StateError::Dropped)));
+    assert!(matches!(state.get(UID, &["i1".to_owned()], false), Err(StateError::Dropped)));
     let stored = || super::keys::contents(UID).iter().map(|p| state.contents().table.prefix(p).count()).sum::<usize>();
     until("its records are removed", || stored() == 0);
     let outcome = apply(&state, 102, put(&[("i1".to_owned(), unit(&mut history.rng))]));
