@@ -11,6 +11,7 @@ pub mod command;
 mod digest;
 mod keys;
 mod maintenance;
+pub mod offline;
 mod open;
 mod plan;
 mod query;
