@@ -2,6 +2,7 @@
 //! unanswered at once, so that a client is read only as fast as the cluster stores.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +20,12 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::{Coordinator, deadline_of, validate};
+use super::{Coordinator, address_of, caller_of, deadline_of, validate};
+use crate::access::{Caller, Client, Deed, Role, Scope, audit, credential};
 use crate::write;
+
+/// Between two looks at a caller's credentials.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// The answers, as they complete.
 pub(crate) type IngestStream = Pin<Box<dyn Stream<Item = Result<pb::IngestImagesResponse, Status>> + Send>>;
@@ -41,9 +46,18 @@ struct Ingest {
     taken: HashMap<Id, Taken>,
     /// Bytes of all that is unanswered.
     bytes: usize,
+    caller: Arc<Caller>,
+    address: Option<SocketAddr>,
+    /// What the caller showed, and when it was last looked at.
+    credential: Option<String>,
+    checked: Instant,
+    /// When the last message came, or the last answer went.
+    active: Instant,
     span: tracing::Span,
     begun: Instant,
     answered: u64,
+    /// How the stream ended: `OK`, or the reason.
+    outcome: &'static str,
     _place: OwnedSemaphorePermit,
 }
 
@@ -59,6 +73,9 @@ pub(crate) fn open(
     coordinator: Arc<Coordinator>,
     request: Request<Streaming<pb::IngestImagesRequest>>,
 ) -> Result<Response<IngestStream>, Status> {
+    let (caller, address) = (caller_of(&request)?, address_of(&request));
+    let credential = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).and_then(credential);
+    let credential = credential.map(str::to_owned);
     let place = coordinator.admit()?;
     let span = tracing::info_span!("request", rpc = "IngestImages");
     omma_common::telemetry::link(&span, request.metadata());
@@ -71,9 +88,15 @@ pub(crate) fn open(
         writes: JoinSet::new(),
         taken: HashMap::new(),
         bytes: 0,
+        caller,
+        address,
+        credential,
+        checked: Instant::now(),
+        active: Instant::now(),
         span,
         begun: Instant::now(),
         answered: 0,
+        outcome: "OK",
         _place: place,
     };
     Ok(Response::new(Box::pin(futures::stream::unfold(Some(ingest), |ingest| async move {
@@ -99,25 +122,33 @@ impl Ingest {
         loop {
             let limits = &self.coordinator.limits;
             let room = self.writes.len() < limits.ingest_window && self.bytes < limits.ingest_bytes;
+            let idle = limits.idle_stream;
             let reading = self.end.is_none() && room;
             if self.end.is_some() && self.writes.is_empty() {
                 let end = self.end.take().unwrap_or(Ok(()));
                 self.end = Some(Ok(()));
+                self.outcome = end.as_ref().err().map_or("OK", |e| e.reason.name());
                 return end.err().map(Err);
             }
             tokio::select! {
                 biased;
                 Some(done) = self.writes.join_next_with_id() => {
                     self.answered += 1;
+                    self.active = Instant::now();
                     return Some(Ok(self.answer(done)));
                 }
                 () = self.coordinator.shutdown.clone().begun(), if self.end.is_none() => {
                     self.end = Some(Err(ApiError::new(Reason::ShuttingDown, "this coordinator is shutting down")));
                 }
                 message = self.inbound.message(), if reading => {
+                    self.active = Instant::now();
                     if let Err(end) = self.take(message) {
                         self.end = Some(end);
                     }
+                }
+                () = tokio::time::sleep(idle.saturating_sub(self.active.elapsed())), if reading && self.writes.is_empty() => {
+                    let text = format!("the stream sent nothing for {idle:?}");
+                    self.end = Some(Err(ApiError::new(Reason::DeadlineExceeded, text)));
                 }
             }
         }
@@ -130,7 +161,9 @@ impl Ingest {
             Ok(None) => return Err(Ok(())),
             Err(status) => return Err(Err(unreadable(&status))),
         };
+        self.still_known().map_err(Err)?;
         if !message.collection.is_empty() {
+            self.caller.authorise(&Scope::Collection(&message.collection)).map_err(Err)?;
             validate::collection_name("collection", &message.collection).map_err(Err)?;
             self.collection.clone_from(&message.collection);
         } else if self.collection.is_empty() {
@@ -142,9 +175,24 @@ impl Ingest {
         let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
         let write = answer_one(coordinator, collection, message, deadline).instrument(self.span.clone());
-        let task = self.writes.spawn(write);
+        let client = Client::of(&self.caller, self.address);
+        let task = self.writes.spawn(async move { client.doing(write).await });
         self.bytes += taken.bytes;
         self.taken.insert(task.id(), taken);
+        Ok(())
+    }
+
+    /// A stream may live for days, its caller's credentials not so long.
+    fn still_known(&mut self) -> Result<(), ApiError> {
+        let (access, Some(credential)) = (&self.coordinator.access, &self.credential) else { return Ok(()) };
+        if !access.asks() || self.collection.is_empty() || self.checked.elapsed() < CHECK_EVERY {
+            return Ok(());
+        }
+        self.checked = Instant::now();
+        let caller = access.holder(credential)?;
+        caller.has(Role::Write)?;
+        caller.authorise(&Scope::Collection(&self.collection))?;
+        self.caller = Arc::new(caller);
         Ok(())
     }
 
@@ -178,6 +226,9 @@ impl Drop for Ingest {
         let millis = self.begun.elapsed().as_secs_f64() * 1e3;
         let (answered, unanswered) = (self.answered, self.writes.len());
         self.span.in_scope(|| tracing::info!(millis, answered, unanswered, "ingest stream ended"));
+        let (caller, address, collection) = (&self.caller, self.address, self.collection.as_str());
+        let outcome = self.outcome;
+        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome });
     }
 }
 
