@@ -18,6 +18,7 @@ pub struct Secured {
     folder: PathBuf,
     authority: Authority,
     key: String,
+    other: String,
 }
 
 impl Secured {
@@ -26,10 +27,12 @@ impl Secured {
     /// # Errors
     /// If they cannot be written.
     pub fn new(folder: &Path) -> Result<Self> {
-        let made = new_key("test", &[Role::Read, Role::Write, Role::Admin], &["*".to_owned()], None)?;
-        let secured = Self { folder: folder.to_owned(), authority: Authority::new(DAY)?, key: made.key };
+        let key = |id: &str| new_key(id, &[Role::Read, Role::Write, Role::Admin], &["*".to_owned()], None);
+        let (made, other) = (key("test")?, key("other")?);
+        let folder = folder.to_owned();
+        let secured = Self { folder, authority: Authority::new(DAY)?, key: made.key, other: other.key };
         std::fs::write(secured.file("ca.pem"), secured.authority.cert())?;
-        std::fs::write(secured.file("keys"), made.line)?;
+        std::fs::write(secured.file("keys"), format!("{}\n{}\n", made.line, other.line))?;
         for (name, kind) in
             [("shard", Some(PeerKind::Shard)), ("coordinator", Some(PeerKind::Coordinator)), ("public", None)]
         {
@@ -46,6 +49,11 @@ impl Secured {
     /// The API key that may do everything.
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The API key of another client that may do everything.
+    pub fn other_key(&self) -> &str {
+        &self.other
     }
 
     /// Writes a new certificate for loopback, `NAME.pem` and `NAME.key`.

@@ -4,6 +4,8 @@
 //! [`images`] applies it, [`index`] finds it. Imports go one way: `api → node → {group, encoder, metadata} → images →
 //! index`; nothing imports `api`, and `store` and `format` are at the bottom.
 
+#![deny(unsafe_code)]
+
 mod api;
 mod config;
 pub mod encoder;
