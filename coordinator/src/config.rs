@@ -56,7 +56,7 @@ pub struct Args {
     #[command(flatten)]
     pub connections: ConnectionArgs,
     /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "OMMA_LOG")]
+    #[arg(long, value_name = "FILTER", default_value = omma_common::telemetry::DEFAULT_FILTER, env = "OMMA_LOG")]
     pub log: String,
     /// Log as JSON, one object a line.
     #[arg(long)]

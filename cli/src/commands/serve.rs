@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use omma_common::deadline::Deadline;
 use omma_common::shutdown::{self, Shutdown};
+use omma_common::telemetry::DEFAULT_FILTER;
 use omma_common::tls::Dialer;
 use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs, peer_dialer};
 use omma_coordinator::AccessArgs;
@@ -42,7 +43,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     encoder: EncoderArgs,
     /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", env = "OMMA_LOG", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "OMMA_LOG", default_value = DEFAULT_FILTER)]
     log: String,
 }
 

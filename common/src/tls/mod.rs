@@ -35,5 +35,6 @@ fn alpn() -> Vec<Vec<u8>> {
     vec![b"h2".to_vec()]
 }
 
-#[cfg(all(test, feature = "certs"))]
+#[cfg(feature = "certs")]
+#[cfg(test)]
 mod tests;

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::serve::ConnectInfo;
 use omma_common::shutdown::Shutdown;
+use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -110,6 +112,7 @@ impl Api {
         Req: Scoped,
         F: FnOnce(Arc<Coordinator>, Req, Deadline) -> Fut,
         Fut: Future<Output = Result<Res, ApiError>>,
+        Res: Message,
     {
         let (caller, address) = (caller_of(&request)?, address_of(&request));
         let _place = self.0.admit()?;
@@ -123,7 +126,7 @@ impl Api {
         let answer = match caller.authorise(&scope) {
             Ok(()) => {
                 let work = Client::of(&caller, address).doing(work(Arc::clone(&self.0), message, deadline));
-                deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer)
+                deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer).and_then(fits)
             }
             Err(denied) => Err(denied),
         };
@@ -132,6 +135,16 @@ impl Api {
         audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome });
         Ok(Response::new(answer?))
     }
+}
+
+/// An answer that gRPC would refuse to send is the caller's to make smaller.
+fn fits<Res: Message>(answer: Res) -> Result<Res, ApiError> {
+    let (bytes, limit) = (answer.encoded_len(), MAX_MESSAGE_BYTES);
+    if bytes <= limit {
+        return Ok(answer);
+    }
+    let text = format!("the answer has {bytes} bytes and {limit} fit into a message: ask for less at a time");
+    Err(ApiError::new(Reason::MessageTooLarge, text).with("limit", limit))
 }
 
 /// One line for each request: bugs and damage loudly, the rest for those who ask.
