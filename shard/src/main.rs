@@ -1,5 +1,7 @@
 //! `omma-shard`: a shard node.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use omma_common::shutdown::Shutdown;
 use omma_common::telemetry::{self, TelemetryConfig};

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::{errors, put};
+use crate::encoder::Line;
 use crate::group::{Barrier, GroupState, Role};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
 use crate::images::{ImageHit, ImageState};
@@ -107,7 +108,8 @@ impl ShardApi {
             return Err(ApiError::field("images", format!("are more than {RECORDS_PER_COMMAND}")));
         }
         let ids: Vec<String> = request.images.iter().map(|i| i.id.clone()).collect();
-        let prepared = put::prepare(&self.node, &shard.state, &target, request.images, deadline).await?;
+        let line = Line { client: request.client, urgent: false };
+        let prepared = put::prepare(&self.node, &shard.state, &target, request.images, line, deadline).await?;
         let records: Vec<PutRecord> = prepared.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
         let sent = records.len();
         let (outcome, applied_index) = match sent {
@@ -225,7 +227,8 @@ impl ShardApi {
 
     async fn encode(&self, request: EncodePictureRequest, deadline: Deadline) -> Answer<EncodePictureResponse> {
         put::check_space(&self.node, &request.vector_space_id)?;
-        let encoded = self.node.encoder.encode(request.picture, deadline).await?;
+        let line = Line { client: request.client, urgent: true };
+        let encoded = self.node.encoder.encode(request.picture, line, deadline).await?;
         Ok(EncodePictureResponse {
             embedding: vector::to_bytes(&encoded.embedding),
             decode_micros: encoded.decode.as_micros() as u64,

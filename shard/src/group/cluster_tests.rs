@@ -77,7 +77,9 @@ impl Cluster {
         let new = || Place { folder: self.dir.path().join(id.to_string()), disk: Arc::default() };
         let place = self.places.entry(id).or_insert_with(new);
         let (folder, timings, addresses) = (place.folder.clone(), self.timings.clone(), self.addresses.clone());
-        let host = tokio::task::spawn_blocking(move || GroupHost::open(&folder, id, timings, addresses).unwrap());
+        let host = tokio::task::spawn_blocking(move || {
+            GroupHost::open(&folder, id, timings, addresses, Default::default()).unwrap()
+        });
         let host = host.await.unwrap();
         let state = MemoryState::on(&place.disk);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

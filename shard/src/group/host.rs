@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use omma_common::ids::{GroupId, NodeId};
+use omma_common::tls::Dialer;
 use openraft::RaftLogReader;
 use parking_lot::Mutex;
 
@@ -48,6 +49,7 @@ impl GroupHost {
         node_id: NodeId,
         timings: RaftTimings,
         addresses: AddressBook,
+        dialer: Dialer,
     ) -> Result<Arc<Self>, GroupError> {
         timings.config(0)?;
         let (raft, spool) = (data_dir.join("raft"), data_dir.join("spool"));
@@ -64,7 +66,7 @@ impl GroupHost {
             node: node_id,
             spool,
             timings,
-            peers: Arc::new(Peers::new(addresses)),
+            peers: Arc::new(Peers::new(addresses, dialer)),
             log: LogDb::open(&raft)?,
             replicas: Mutex::default(),
         }))

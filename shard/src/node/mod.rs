@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
+use omma_common::tls::Dialer;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
@@ -70,6 +71,8 @@ pub(crate) struct Node {
     pub(crate) metadata: MetadataMachine,
     pub(crate) metadata_replica: Replica,
     pub(crate) addresses: AddressBook,
+    /// To other nodes.
+    pub(crate) dialer: Dialer,
     /// Reads that run at once: more would only take turns on the cores.
     pub(crate) reads: Arc<Semaphore>,
     store: Store,
@@ -79,11 +82,11 @@ pub(crate) struct Node {
 
 impl Node {
     /// Opens everything that is on disk, and the metadata replica. Shard groups follow from the metadata.
-    pub(crate) async fn open(config: ShardConfig) -> Result<Arc<Self>, NodeError> {
+    pub(crate) async fn open(config: ShardConfig, dialer: Dialer) -> Result<Arc<Self>, NodeError> {
         let addresses = AddressBook::default();
         let (config, parts) = blocking({
-            let addresses = addresses.clone();
-            move || Parts::open(&config, addresses).map(|parts| (config, parts))
+            let (addresses, dialer) = (addresses.clone(), dialer.clone());
+            move || Parts::open(&config, addresses, dialer).map(|parts| (config, parts))
         })
         .await?;
         let Parts { identity, encoder, host, store, metadata } = parts;
@@ -97,6 +100,7 @@ impl Node {
             metadata,
             metadata_replica,
             addresses,
+            dialer,
             reads: Arc::new(Semaphore::new(cores() * 2)),
             store,
             shards: RwLock::default(),
@@ -187,12 +191,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn open(config: &ShardConfig, addresses: AddressBook) -> Result<Self, NodeError> {
+    fn open(config: &ShardConfig, addresses: AddressBook, dialer: Dialer) -> Result<Self, NodeError> {
         let identity = Identity::open(&config.data_dir)?;
         let encoder = Encoder::start(config.encoder.clone())?;
         let store = Store::open(&config.data_dir.join("state"), config.cache_bytes, FLUSH_EVERY)?;
         let metadata = MetadataMachine::open(store.clone())?;
-        let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses)?;
+        let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses, dialer)?;
         Ok(Self { identity, encoder, host, store, metadata })
     }
 }
