@@ -11,6 +11,7 @@ use omma_proto::v1::image_service_client::ImageServiceClient;
 use omma_proto::v1::search_service_client::SearchServiceClient;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::connect::Builder;
@@ -91,7 +92,21 @@ impl Omma {
     }
 
     /// Makes a call, again if that may help, until it is answered or its deadline passes.
-    pub(crate) async fn call<T, F, R>(&self, repeatable: Repeatable, attempt: F) -> Result<T, ClientError>
+    pub(crate) async fn call<T, F, R>(
+        &self,
+        rpc: &'static str,
+        repeatable: Repeatable,
+        attempt: F,
+    ) -> Result<T, ClientError>
+    where
+        F: Fn(Deadline) -> R,
+        R: Future<Output = Result<Response<T>, Status>>,
+    {
+        let span = tracing::info_span!("call", otel.name = rpc, otel.kind = "client");
+        self.repeat(repeatable, attempt).instrument(span).await
+    }
+
+    async fn repeat<T, F, R>(&self, repeatable: Repeatable, attempt: F) -> Result<T, ClientError>
     where
         F: Fn(Deadline) -> R,
         R: Future<Output = Result<Response<T>, Status>>,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use omma_common::admin::Vitals;
 use omma_common::limits::DEFAULT_MAX_PICTURE_BYTES;
 
 /// Flags of the coordinator.
@@ -28,15 +29,6 @@ pub struct Args {
     /// Calls to one shard node at once.
     #[arg(long, value_name = "CALLS", default_value_t = Limits::default().calls_per_node)]
     pub max_calls_per_node: usize,
-    /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "OMMA_LOG")]
-    pub log: String,
-    /// Log as JSON, one object a line.
-    #[arg(long)]
-    pub log_json: bool,
-    /// Send traces to this OTLP/gRPC endpoint.
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    pub otlp_endpoint: Option<String>,
 }
 
 impl Args {
@@ -93,6 +85,8 @@ pub struct CoordinatorConfig {
     pub poll_interval: Duration,
     /// How long requests may go on once a shutdown has begun.
     pub drain: Duration,
+    /// This coordinator's place on the admin port.
+    pub vitals: Vitals,
 }
 
 impl CoordinatorConfig {
@@ -103,6 +97,7 @@ impl CoordinatorConfig {
             limits: Limits::default(),
             poll_interval: Duration::from_secs(1),
             drain: Duration::from_secs(10),
+            vitals: Vitals::default(),
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use omma_common::admin::Subject;
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::rpc::{RpcLayer, Traces};
 use omma_common::shutdown::Shutdown;
 use omma_proto::v1::cluster_service_server::ClusterServiceServer;
 use omma_proto::v1::collection_service_server::CollectionServiceServer;
@@ -54,6 +56,9 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     }
     let routing = Routing::new(config.shard_nodes.clone(), config.limits.calls_per_node);
     let coordinator = Arc::new(Coordinator::new(routing, config.limits, shutdown.clone()));
+    crate::metrics::init();
+    let subject: Arc<dyn Subject> = coordinator.clone();
+    config.vitals.show(&subject);
     let (health, health_service) = tonic_health::server::health_reporter();
     for name in SERVICES {
         health.set_service_status(name, ServingStatus::NotServing).await;
@@ -73,6 +78,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        .layer(RpcLayer::new(Traces::Begin))
         .layer(tower::util::MapResponseLayer::new(oversize::explain))
         .add_service(health_service)
         .add_service(reflection)
@@ -84,6 +90,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
 
     let drained = async {
         shutdown.clone().begun().await;
+        config.vitals.stopping();
         tokio::time::sleep(config.drain).await;
     };
     let alongside = async {

@@ -12,11 +12,14 @@ pub mod group;
 pub mod images;
 pub mod index;
 pub mod metadata;
+mod metrics;
 mod node;
 pub mod store;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use omma_common::admin::Subject;
 use omma_common::shutdown::{self, Shutdown};
 use tokio::net::TcpListener;
 
@@ -40,7 +43,12 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// Runs a shard node on `listener` until the shutdown, and closes it in order.
 pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown) -> Result<(), RunError> {
+    metrics::init();
+    let vitals = config.vitals.clone();
     let node = node::Node::open(config).await?;
+    let subject: Arc<dyn Subject> = node.clone();
+    vitals.show(&subject);
+    drop(subject);
     let life = tokio::spawn(node.clone().live(shutdown.clone()));
     let (stop, stopped) = shutdown::channel();
     let mut serving = tokio::spawn(api::serve(listener, node.clone(), stopped));
@@ -48,6 +56,7 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
         served = &mut serving => Some(served),
         () = shutdown.begun() => None,
     };
+    vitals.stopping();
     life.abort();
     // Leadership goes to others while this node can still be heard.
     node.hand_over().await;

@@ -10,6 +10,7 @@ use futures::Stream;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
+use omma_common::telemetry;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
 use prost::Message;
@@ -60,8 +61,6 @@ pub(crate) fn open(
     request: Request<Streaming<pb::IngestImagesRequest>>,
 ) -> Result<Response<IngestStream>, Status> {
     let place = coordinator.admit()?;
-    let span = tracing::info_span!("request", rpc = "IngestImages");
-    omma_common::telemetry::link(&span, request.metadata());
     let ingest = Ingest {
         coordinator,
         deadline: stream_deadline(request.metadata()),
@@ -71,7 +70,8 @@ pub(crate) fn open(
         writes: JoinSet::new(),
         taken: HashMap::new(),
         bytes: 0,
-        span,
+        // The server's: it lives as long as the stream.
+        span: tracing::Span::current(),
         begun: Instant::now(),
         answered: 0,
         _place: place,
@@ -141,7 +141,10 @@ impl Ingest {
         let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
         let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
-        let write = answer_one(coordinator, collection, message, deadline).instrument(self.span.clone());
+        // A trace of its own: a stream may bring millions.
+        let span = tracing::debug_span!(parent: None, "ingest image");
+        telemetry::link(&span, &self.span);
+        let write = answer_one(coordinator, collection, message, deadline).instrument(span);
         let task = self.writes.spawn(write);
         self.bytes += taken.bytes;
         self.taken.insert(task.id(), taken);

@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::shutdown::Shutdown;
+use omma_common::telemetry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
-use tracing::Instrument;
 
 use crate::config::Limits;
+use crate::metrics::REFUSED;
 use crate::routing::{Collection, Routing};
 use crate::scatter::hedge::HedgeDelay;
 
@@ -47,9 +48,16 @@ impl Coordinator {
     /// A place among the requests that are served at once, or `OVERLOADED`.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            REFUSED.with(&["requests"]).inc();
             let text = format!("this coordinator serves {} requests already", self.limits.requests);
             ApiError::new(Reason::Overloaded, text).with("limit", self.limits.requests)
         })
+    }
+
+    /// Requests that are served, and how many may be.
+    pub(crate) fn occupancy(&self) -> (usize, usize) {
+        let most = self.limits.requests.min(Semaphore::MAX_PERMITS);
+        (most.saturating_sub(self.places.available_permits()), most)
     }
 
     /// Runs `work` for the collection of that name; once more if the groups have dropped the one that the cache knew
@@ -84,7 +92,7 @@ pub(crate) fn deadline_of(metadata: &MetadataMap) -> Deadline {
 }
 
 impl Api {
-    /// Serves one unary call: place, span, deadline, one line in the log.
+    /// Serves one unary call: place, deadline, one line in the log. Its span is the server's.
     pub(crate) async fn unary<Req, Res, F, Fut>(
         &self,
         rpc: &'static str,
@@ -97,24 +105,22 @@ impl Api {
     {
         let _place = self.0.admit()?;
         let begun = Instant::now();
-        let span = tracing::info_span!("request", rpc);
-        omma_common::telemetry::link(&span, request.metadata());
         let deadline = deadline_of(request.metadata());
         let work = work(Arc::clone(&self.0), request.into_inner(), deadline);
-        let answer = deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer);
-        span.in_scope(|| log(rpc, begun.elapsed(), answer.as_ref().err()));
+        let answer = deadline.run(rpc, work).await.and_then(|answer| answer);
+        log(rpc, begun.elapsed(), answer.as_ref().err());
         Ok(Response::new(answer?))
     }
 }
 
 /// One line for each request: bugs and damage loudly, the rest for those who ask.
 fn log(rpc: &'static str, took: Duration, error: Option<&ApiError>) {
-    let millis = took.as_secs_f64() * 1e3;
+    let (millis, trace_id) = (took.as_secs_f64() * 1e3, telemetry::trace_id());
     match error {
-        None => tracing::debug!(rpc, millis, "answered"),
+        None => tracing::debug!(rpc, millis, trace_id, "answered"),
         Some(e) if matches!(e.reason, Reason::Internal | Reason::DataLoss) => {
-            tracing::warn!(rpc, millis, reason = e.reason.name(), error = %e, "failed");
+            tracing::warn!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, "failed");
         }
-        Some(e) => tracing::debug!(rpc, millis, reason = e.reason.name(), error = %e, "refused"),
+        Some(e) => tracing::debug!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, "refused"),
     }
 }

@@ -9,6 +9,7 @@ mod shard;
 use std::sync::Arc;
 
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::rpc::{RpcLayer, Traces};
 use omma_common::shutdown::Shutdown;
 use omma_proto::internal::v1::metadata_service_server::MetadataServiceServer;
 use omma_proto::internal::v1::shard_service_server::ShardServiceServer;
@@ -43,6 +44,8 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, shutdown: Shut
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(32 << 20)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        // A trace begins where a client asks, never here.
+        .layer(RpcLayer::new(Traces::Continue))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(shards.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))

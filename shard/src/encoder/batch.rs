@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fast_image_resize::Resizer;
 use omma_common::deadline::Deadline;
+use omma_common::telemetry::TracePoint;
 use omma_common::vector::normalise;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -18,6 +19,7 @@ use super::decode::{PictureLimits, decode};
 use super::error::{EncoderError, PictureError};
 use super::preprocess::Preprocessing;
 use super::queue::Queue;
+use crate::metrics::{BATCH_PICTURES, DECODE_SECONDS, ENCODER_QUEUE_SECONDS, INFERENCE_SECONDS, PICTURES, REFUSED};
 
 /// Undecoded bytes that may wait, in pictures of the largest size.
 const WAITING_LARGEST_PICTURES: usize = 16;
@@ -85,6 +87,7 @@ struct Shared {
 struct Ticket {
     answer: oneshot::Sender<Result<Encoded, EncoderError>>,
     deadline: Deadline,
+    trace: TracePoint,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -151,6 +154,12 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// Pictures inside, and how many may be.
+    pub(super) fn occupancy(&self) -> (usize, usize) {
+        let most = self.shared.config.queue.clamp(1, Semaphore::MAX_PERMITS);
+        (most.saturating_sub(self.slots.available_permits()), most)
+    }
+
     pub(super) fn counters(&self) -> EncoderCounters {
         EncoderCounters {
             images: self.shared.images.load(Ordering::Relaxed),
@@ -159,6 +168,22 @@ impl Pipeline {
     }
 
     pub(super) async fn encode(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
+        let encoded = self.encode_now(picture, deadline).await;
+        let outcome = match &encoded {
+            Ok(_) => "ok",
+            Err(EncoderError::Picture(_)) => "picture",
+            Err(EncoderError::DeadlineExceeded) => "late",
+            Err(EncoderError::Overloaded) => {
+                REFUSED.with(&["encoder"]).inc();
+                return encoded;
+            }
+            Err(_) => "failed",
+        };
+        PICTURES.with(&[outcome]).inc();
+        encoded
+    }
+
+    async fn encode_now(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
         self.shared.config.limits.check_bytes(&picture)?;
         if deadline.passed() {
             return Err(EncoderError::DeadlineExceeded);
@@ -168,7 +193,7 @@ impl Pipeline {
         let permits = u32::try_from(picture.len().div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.waiting_bytes).try_acquire_many_owned(permits).map_err(overloaded)?;
         let (answer, answered) = oneshot::channel();
-        let ticket = Ticket { answer, deadline, _slot: slot };
+        let ticket = Ticket { answer, deadline, trace: TracePoint::here(), _slot: slot };
         self.shared.to_decode.push(Undecoded { picture, ticket, since: Instant::now(), _bytes: bytes });
         match tokio::time::timeout_at(deadline.instant(), answered).await {
             Ok(Ok(result)) => result,
@@ -191,12 +216,16 @@ impl Shared {
         while let Some(batch) = self.to_decode.pop(1, Duration::ZERO) {
             for Undecoded { picture, ticket, since, _bytes } in batch {
                 let Some(ticket) = ticket.wanted() else { continue };
-                let queue = since.elapsed();
                 let start = Instant::now();
+                let queue = start - since;
+                ticket.trace.interval("decode queue", since, start, &[]);
                 match self.prepare(&picture, &mut resizer) {
                     Ok(numbers) => {
-                        let decode = start.elapsed();
-                        self.to_infer.push(Decoded { numbers, ticket, since: Instant::now(), decode, queue });
+                        let end = Instant::now();
+                        ticket.trace.interval("decode", start, end, &[]);
+                        let decode = end - start;
+                        DECODE_SECONDS.took(decode);
+                        self.to_infer.push(Decoded { numbers, ticket, since: end, decode, queue });
                     }
                     Err(error) => ticket.answer(Err(error.into())),
                 }
@@ -237,7 +266,8 @@ impl Shared {
                 true => Ok(vectors),
                 false => Err(format!("{} vectors for {} pictures", vectors.len(), batch.len())),
             });
-        let inference = start.elapsed();
+        let end = Instant::now();
+        let inference = end - start;
         let vectors = match result {
             Ok(vectors) => vectors,
             Err(problem) => {
@@ -247,8 +277,14 @@ impl Shared {
         };
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.images.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        INFERENCE_SECONDS.took(inference);
+        BATCH_PICTURES.observe(batch.len() as f64);
+        let pictures = batch.len() as i64;
         for (job, mut embedding) in batch.into_iter().zip(vectors) {
             let queue = job.queue + start.saturating_duration_since(job.since);
+            ENCODER_QUEUE_SECONDS.took(queue);
+            job.ticket.trace.interval("inference queue", job.since, start, &[]);
+            job.ticket.trace.interval("inference", start, end, &[("pictures", pictures)]);
             let checked = normalise(&mut embedding, self.config.dimension).map_err(EncoderError::from);
             job.ticket.answer(checked.map(|()| Encoded { embedding, decode: job.decode, queue, inference }));
         }

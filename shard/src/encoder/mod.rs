@@ -11,6 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use omma_common::deadline::Deadline;
 use omma_common::limits::{DEFAULT_MAX_PICTURE_BYTES, DEFAULT_MAX_PICTURE_PIXELS};
+use omma_common::telemetry;
+use tracing::Instrument;
 
 mod batch;
 mod decode;
@@ -153,6 +155,11 @@ impl Encoder {
         &self.0.info
     }
 
+    /// Pictures that wait or are worked on, and how many may.
+    pub fn occupancy(&self) -> (usize, usize) {
+        self.0.pipeline.occupancy()
+    }
+
     /// What it did so far.
     pub fn counters(&self) -> EncoderCounters {
         self.0.pipeline.counters()
@@ -164,7 +171,8 @@ impl Encoder {
     /// [`EncoderError::Picture`] if the picture is at fault; [`EncoderError::Overloaded`], at once, if too many wait;
     /// [`EncoderError::DeadlineExceeded`] when `deadline` passes.
     pub async fn encode(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
-        self.0.pipeline.encode(picture, deadline).await
+        let span = telemetry::child(|| tracing::debug_span!("encode", bytes = picture.len()));
+        self.0.pipeline.encode(picture, deadline).instrument(span).await
     }
 }
 

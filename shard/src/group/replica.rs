@@ -9,14 +9,16 @@ use omma_common::deadline::Deadline;
 use omma_common::ids::{GroupId, NodeId};
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::retry::Backoff;
+use omma_common::telemetry;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError,
     LinearizableReadError, RaftError,
 };
 use openraft::raft::ClientWriteResponse;
-use openraft::{BasicNode, ChangeMembers, LinearizerOption};
+use openraft::{BasicNode, ChangeMembers, Instant, LinearizerOption};
 use tokio::sync::{Mutex, Semaphore, watch};
+use tracing::Instrument;
 
 use super::error::GroupError;
 use super::machine::blocking;
@@ -24,7 +26,9 @@ use super::peers::Peers;
 use super::state_machine::StateMachine;
 use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
+use super::trail::Trail;
 use super::types::{Command, Config, Raft};
+use crate::metrics::{PROPOSAL_SECONDS, PROPOSALS, REFUSED};
 
 /// Proposals of one group that may wait at a time.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -141,6 +145,20 @@ impl Replica {
     /// After [`GroupError::DeadlineExceeded`] and [`GroupError::OutcomeUnknown`], and if the future is dropped, the
     /// command may still take effect.
     pub async fn propose(&self, command: Bytes, deadline: Deadline) -> Result<Proposed, GroupError> {
+        let begun = std::time::Instant::now();
+        let span = telemetry::child(|| tracing::debug_span!("propose", group = self.0.group));
+        let proposed = self.propose_now(command, deadline).instrument(span).await;
+        let outcome = proposed.as_ref().map_or_else(|error| error.reason().name(), |_| "OK");
+        PROPOSALS.with(&[outcome]).inc();
+        match &proposed {
+            Ok(_) => PROPOSAL_SECONDS.took(begun.elapsed()),
+            Err(GroupError::Overloaded { .. }) => REFUSED.with(&["proposals"]).inc(),
+            Err(_) => {}
+        }
+        proposed
+    }
+
+    async fn propose_now(&self, command: Bytes, deadline: Deadline) -> Result<Proposed, GroupError> {
         let group = self.0.group;
         if command.len() > MAX_COMMAND_BYTES {
             return Err(GroupError::TooLarge { bytes: command.len(), limit: MAX_COMMAND_BYTES });
@@ -151,10 +169,11 @@ impl Replica {
         let kib = command.len().div_ceil(1024) as u32;
         let room = self.0.room.clone().try_acquire_many_owned(kib).map_err(overloaded)?;
         let (raft, patience) = (self.0.raft.clone(), deadline.within(self.0.patience));
+        let command = Command(command, Trail::here());
         // A task of its own keeps its place until Raft is done with it, even if the caller goes: what waits in Raft
         // stays bounded.
         let write = tokio::spawn(async move {
-            let written = write(&raft, Command(command), patience).await;
+            let written = write(&raft, command, patience).await;
             drop((place, room));
             written
         });
@@ -294,6 +313,33 @@ impl Replica {
         if let Err(error) = self.transfer_leader(to).await {
             tracing::warn!(group = self.0.group, %error, "the leadership was not handed over");
         }
+    }
+
+    /// Why this replica stopped for good; `None` while it runs.
+    pub fn failure(&self) -> Option<String> {
+        self.check_running().err().map(|error| error.to_string())
+    }
+
+    /// Whether this replica leads and has heard from a majority within two election timeouts.
+    pub fn leads(&self) -> bool {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let alone = metrics.membership_config.voter_ids().count() == 1;
+        let heard = metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= self.0.election);
+        metrics.state.is_leader() && (alone || heard)
+    }
+
+    /// On the leader: the last log index that each other member is known to have.
+    pub fn followers(&self) -> Vec<(NodeId, u64)> {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id);
+        others.map(|(id, matching)| (*id, matching.as_ref().map_or(0, |log_id| log_id.index))).collect()
+    }
+
+    /// Proposals that wait, and how many may.
+    pub fn proposals(&self) -> (usize, usize) {
+        (MAX_IN_FLIGHT.saturating_sub(self.0.admission.available_permits()), MAX_IN_FLIGHT)
     }
 
     /// Proposals that could be taken now.

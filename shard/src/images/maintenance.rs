@@ -11,6 +11,7 @@ use super::open::Contents;
 use super::records::embeddings_from;
 use super::state::Inner;
 use crate::group::state_machine::StateError;
+use crate::metrics::{CHECKPOINT_SECONDS, REBUILDS};
 use crate::store::Batch;
 
 /// Images moved before the thread looks at the next collection.
@@ -70,6 +71,7 @@ fn round(state: &Inner) -> Result<bool, StateError> {
         busy |= moved == DRAIN;
         if collection.index.needs_rebuild() {
             rebuild(&contents, &collection)?;
+            REBUILDS.inc();
         }
         let stats = collection.index.stats();
         let covered = *collection.covered.lock();
@@ -121,6 +123,8 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
         previous,
     )?;
     *collection.covered.lock() = covered;
+    *state.checkpointed.lock() = Some(std::time::Instant::now());
+    CHECKPOINT_SECONDS.took(started.elapsed());
     forget_tombstones(contents, collection, covered.watermark)?;
     tracing::info!(
         group = state.group,

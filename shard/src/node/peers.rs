@@ -6,7 +6,8 @@ use omma_common::deadline::Deadline;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use omma_proto::internal::v1::{
-    DiscoverRequest, DiscoverResponse, DropCollectionRequest, JoinRequest, JoinResponse, Target,
+    DigestMark, DiscoverRequest, DiscoverResponse, DropCollectionRequest, GetDigestsRequest, JoinRequest, JoinResponse,
+    Target,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -41,4 +42,10 @@ pub(super) async fn drop_collection(address: &str, target: Target) -> Result<(),
     let mut client = ShardServiceClient::new(connect(address).await?);
     let request = Deadline::after(PATIENCE).request(DropCollectionRequest { target: Some(target) });
     client.drop_collection(request).await.map(drop)
+}
+
+pub(super) async fn digests(address: &str, group_id: u32) -> Result<Vec<DigestMark>, Status> {
+    let mut client = ShardServiceClient::new(connect(address).await?);
+    let request = Deadline::after(PATIENCE).request(GetDigestsRequest { group_id });
+    Ok(client.get_digests(request).await?.into_inner().marks)
 }
