@@ -2,10 +2,11 @@
 
 omma_common::metrics! {
     /// By queue: requests, calls.
-    REFUSED: Counters = Counters::new(
+    REFUSED: Counters = Counters::of(
         "omma_coordinator_refused_total",
         "Requests refused because too many were served, or calls because too many to one node were under way.",
-        &["queue"],
+        "queue",
+        &["requests", "calls"],
     );
     /// Second calls to another replica because the first was slow.
     HEDGES: Counter =

@@ -2,16 +2,18 @@
 
 omma_common::metrics! {
     /// By queue: encoder, proposals, searches, tail.
-    REFUSED: Counters = Counters::new(
+    REFUSED: Counters = Counters::of(
         "omma_shard_refused_total",
         "Requests refused because a queue was full.",
-        &["queue"],
+        "queue",
+        &["encoder", "proposals", "searches", "tail"],
     );
     /// Outcome: ok, or why not.
-    PICTURES: Counters = Counters::new(
+    PICTURES: Counters = Counters::of(
         "omma_encoder_pictures_total",
         "Pictures that left the encoder: ok, picture (it was no good), late, failed.",
-        &["outcome"],
+        "outcome",
+        &["ok", "picture", "late", "failed"],
     );
     /// Decoding and preprocessing.
     DECODE_SECONDS: Histogram =
@@ -36,7 +38,7 @@ omma_common::metrics! {
         Histogram::new("omma_proposal_seconds", "From a proposal to its being applied by the leader.", SECONDS);
     /// Outcome: ok or an error reason.
     PROPOSALS: Counters =
-        Counters::new("omma_proposals_total", "Proposals, by outcome: OK, or Omma's reason.", &["outcome"]);
+        Counters::of("omma_proposals_total", "Proposals, by outcome: OK, or Omma's reason.", "outcome", &["OK"]);
     /// Applying.
     APPLY_SECONDS: Histogram =
         Histogram::new("omma_apply_seconds", "Applying one chunk of committed entries.", SECONDS);

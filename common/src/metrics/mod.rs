@@ -69,6 +69,14 @@ impl Counters {
         Self(registered(name, IntCounterVec::new(Opts::new(name, help), labels)))
     }
 
+    /// A family of one label whose values are known: all are visible from the start, so that rates are right from the
+    /// first event on.
+    pub fn of(name: &'static str, help: &'static str, label: &str, values: &[&str]) -> Self {
+        let family = Self::new(name, help, &[label]);
+        values.iter().for_each(|value| family.with(&[value]).add(0));
+        family
+    }
+
     /// The one with these labels, in the order of the family's. Takes a lock: keep it where it is needed often.
     pub fn with(&self, labels: &[&str]) -> Counter {
         Counter(self.0.as_ref().and_then(|family| family.get_metric_with_label_values(labels).ok()))

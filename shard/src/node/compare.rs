@@ -69,19 +69,18 @@ async fn compare_group(node: &Node, replica: &Replica) {
 fn note(node: &Node, group: GroupId, peer: NodeId, index: u64, equal: bool) {
     let labels = [&*group.to_string(), &*peer.to_string()];
     DIGESTS_COMPARED.with(&labels).inc();
+    // Visible from the first comparison on.
+    DIGEST_MISMATCHES.with(&labels).add(u64::from(!equal));
     let before = node.comparisons.lock().insert((group, peer), !equal);
-    if !equal {
-        DIGEST_MISMATCHES.with(&labels).inc();
-        // Once, not every time.
-        if before != Some(true) {
-            tracing::error!(
-                group,
-                peer,
-                index,
-                "A REPLICA DIFFERS from its leader's at the same applied index: stop its node, keep its data for a \
-                 report, and let it join again with an empty data folder"
-            );
-        }
+    // Once, not every time.
+    if !equal && before != Some(true) {
+        tracing::error!(
+            group,
+            peer,
+            index,
+            "A REPLICA DIFFERS from its leader's at the same applied index: stop its node, keep its data for a report, \
+             and let it join again with an empty data folder"
+        );
     }
 }
 
