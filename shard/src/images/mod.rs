@@ -12,6 +12,7 @@ mod digest;
 pub mod digests;
 mod keys;
 mod maintenance;
+pub mod offline;
 mod open;
 mod plan;
 mod query;

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 use super::command::{decode_outcome, encode};
-use super::{ImageState, ImagesConfig};
+use super::{ImageState, ImagesConfig, offline};
 use crate::group::state_machine::{Committed, StateError, StateMachine};
 use crate::index::{Storage, dot};
 use crate::store::Store;
@@ -225,6 +225,18 @@ fn restarts_from_a_checkpoint_and_from_a_damaged_one() {
     let state = open(&dir);
     until("the graph is built again", || (state.stats().tail, state.stats().graph) == (0, 3_999));
     expect_all(&state);
+    until("it is checkpointed again", || state.stats().checkpoint > 0);
+    drop(state);
+
+    let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
+    let numbers = 2_000 * DIMENSION as u64;
+    assert!(offline::read_checkpoints(&store, 1).unwrap() > 2 * numbers, "two bytes for each");
+    offline::remove_checkpoints(&store, 1).unwrap();
+    assert_eq!(offline::read_checkpoints(&store, 1).unwrap(), 0);
+    drop(store);
+    let state = open(&dir);
+    expect_all(&state);
+    until("the graph is built from nothing", || (state.stats().tail, state.stats().graph) == (0, 3_999));
 }
 
 #[test]
