@@ -9,8 +9,8 @@
 
 pub mod admin;
 pub mod client;
-pub mod collector;
 pub mod cluster;
+pub mod collector;
 pub mod convergence;
 pub mod folders;
 pub mod ingest;

@@ -20,7 +20,11 @@ pub async fn exposed(address: &str) -> Result<BTreeSet<String>> {
 pub fn spoken_of(text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let words = text.split(|c| !is_name(c)).filter(|word| word.starts_with("omma_"));
-    words.map(|word| ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()).collect()
+    words
+        .map(|word| {
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
+        })
+        .collect()
 }
 
 #[cfg(test)]

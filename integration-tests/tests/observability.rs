@@ -139,15 +139,21 @@ fn logs_are_tidy(cluster: &Cluster, searches: usize) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_shows_what_it_does() -> Result<()> {
     let images = 60;
-    let options = ClusterOptions::named("observability")
-        .shard_flags(&["--recall-sample", "1", "--log-json", "--log", "info,omma_shard=debug"]);
+    let options = ClusterOptions::named("observability").shard_flags(&[
+        "--recall-sample",
+        "1",
+        "--log-json",
+        "--log",
+        "info,omma_shard=debug",
+    ]);
     let options = ClusterOptions {
         coordinator_flags: ["--log-json", "--log", "info,omma_coordinator=debug"].map(str::to_owned).to_vec(),
         ..options
     };
     let cluster = Cluster::start(options).await?;
     use_it(&cluster, images).await?;
-    until("what the metrics show", async || numbers_make_sense(&all_samples(&cluster).await?, images as f64 + 1.0)).await?;
+    until("what the metrics show", async || numbers_make_sense(&all_samples(&cluster).await?, images as f64 + 1.0))
+        .await?;
     names_are_true(&cluster).await?;
     logs_are_tidy(&cluster, 22)
 }
@@ -187,7 +193,13 @@ async fn probes_tell_a_process_from_its_cluster() -> Result<()> {
         ensure!(probes(coordinator).await? == [200, 200, 200], "nor a coordinator");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    // Alive from the first moment on, but not started, and so not ready.
     cluster.restart(1)?;
+    let first = until("answering", async || probes(ports[1]).await).await?;
+    ensure!(first == [503, 200, 503], "at its start: {first:?}");
+    let (_, progress) = admin::get(ports[1], "/startupz").await?;
+    note!("at its start a node says: {}", progress.trim());
+    all_probes(ports[1], [200, 200, 200]).await?;
     cluster.restart(2)?;
     cluster.wait_converged(PATIENCE).await?;
 

@@ -130,8 +130,19 @@ async fn a_rolling_restart_costs_no_search_and_no_write() -> Result<()> {
     stop.store(true, Ordering::Relaxed);
     let (written, searched) = (all(writers).await?, all(searchers).await?);
 
-    note!("{} writes, slowest {:.2?}; {} searches, slowest {:.2?}", written.done.len(), written.slowest, searched.done.len(), searched.slowest);
-    ensure!(searched.failures.is_empty(), "{} searches failed: {:?}", searched.failures.len(), searched.failures.first());
+    note!(
+        "{} writes, slowest {:.2?}; {} searches, slowest {:.2?}",
+        written.done.len(),
+        written.slowest,
+        searched.done.len(),
+        searched.slowest
+    );
+    ensure!(
+        searched.failures.is_empty(),
+        "{} searches failed: {:?}",
+        searched.failures.len(),
+        searched.failures.first()
+    );
     ensure!(written.failures.is_empty(), "{} writes failed: {:?}", written.failures.len(), written.failures.first());
     let status = cluster.wait_converged(CATCH_UP).await?;
     let lost = missing(&cluster, COLLECTION, &written.done).await?;

@@ -73,7 +73,8 @@ fn search_is_whole(spans: &[Span], groups: usize) -> Result<()> {
     let calls = children(spans, public, "search_group");
     ensure!(calls.len() == groups, "{} of {groups} groups were asked", calls.len());
     for call in calls {
-        let leader = child(spans, within(call, public, COORDINATOR)?, SHARD, "omma.internal.v1.ShardService/SearchGroup")?;
+        let leader =
+            child(spans, within(call, public, COORDINATOR)?, SHARD, "omma.internal.v1.ShardService/SearchGroup")?;
         for step in ["read barrier", "search"] {
             child(spans, leader, SHARD, step)?;
         }
@@ -85,7 +86,8 @@ fn search_is_whole(spans: &[Span], groups: usize) -> Result<()> {
 async fn one_trace_reaches_from_the_client_to_the_disk() -> Result<()> {
     let collector = Collector::start().await?;
     // What the servers record is decided by who asks them.
-    let options = ClusterOptions::named("traces").flags(&["--otlp-endpoint", collector.endpoint(), "--trace-sample", "0"]);
+    let options =
+        ClusterOptions::named("traces").flags(&["--otlp-endpoint", collector.endpoint(), "--trace-sample", "0"]);
     let cluster = Cluster::start(options).await?;
     let quiet = cluster.client()?;
     quiet.create(COLLECTION, None).await?;
@@ -101,7 +103,8 @@ async fn one_trace_reaches_from_the_client_to_the_disk() -> Result<()> {
     let picture = png(&draw(7, 320, 240))?;
     // The first of each opens connections, and is not typical.
     for id in ["warm", "cat"] {
-        let outcomes = omma.put_images(COLLECTION, vec![image_from_picture(id, png(&draw(id.len() as u64, 320, 240))?)]).await?;
+        let outcomes =
+            omma.put_images(COLLECTION, vec![image_from_picture(id, png(&draw(id.len() as u64, 320, 240))?)]).await?;
         outcomes[0].result.clone()?;
         let found = omma.search(COLLECTION, query::picture(picture.clone(), 3), &SearchOptions::default()).await?;
         ensure!(!found.hits.is_empty(), "nothing was found");
@@ -116,7 +119,10 @@ async fn one_trace_reaches_from_the_client_to_the_disk() -> Result<()> {
         .wait(PATIENCE, |spans| {
             write_is_whole(spans)?;
             search_is_whole(spans, groups)?;
-            ensure!(spans.iter().any(|s| s.trace == trace_id && s.service == COORDINATOR), "the error's trace is not there");
+            ensure!(
+                spans.iter().any(|s| s.trace == trace_id && s.service == COORDINATOR),
+                "the error's trace is not there"
+            );
             Ok(())
         })
         .await?;

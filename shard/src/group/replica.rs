@@ -16,7 +16,7 @@ use openraft::errors::{
     LinearizableReadError, RaftError,
 };
 use openraft::raft::ClientWriteResponse;
-use openraft::{BasicNode, ChangeMembers, Instant, LinearizerOption};
+use openraft::{BasicNode, ChangeMembers, LinearizerOption};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tracing::Instrument;
 
@@ -111,6 +111,10 @@ impl Replica {
 
     pub(super) fn raft(&self) -> &Raft {
         &self.0.raft
+    }
+
+    pub(super) fn election(&self) -> Duration {
+        self.0.election
     }
 
     pub(super) fn receiving(&self) -> &Mutex<()> {
@@ -315,28 +319,6 @@ impl Replica {
         }
     }
 
-    /// Why this replica stopped for good; `None` while it runs.
-    pub fn failure(&self) -> Option<String> {
-        self.check_running().err().map(|error| error.to_string())
-    }
-
-    /// Whether this replica leads and has heard from a majority within two election timeouts.
-    pub fn leads(&self) -> bool {
-        let metrics = self.0.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let alone = metrics.membership_config.voter_ids().count() == 1;
-        let heard = metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= self.0.election);
-        metrics.state.is_leader() && (alone || heard)
-    }
-
-    /// On the leader: the last log index that each other member is known to have.
-    pub fn followers(&self) -> Vec<(NodeId, u64)> {
-        let metrics = self.0.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id);
-        others.map(|(id, matching)| (*id, matching.as_ref().map_or(0, |log_id| log_id.index))).collect()
-    }
-
     /// Proposals that wait, and how many may.
     pub fn proposals(&self) -> (usize, usize) {
         (MAX_IN_FLIGHT.saturating_sub(self.0.admission.available_permits()), MAX_IN_FLIGHT)
@@ -358,7 +340,7 @@ impl Replica {
         }
     }
 
-    fn check_running(&self) -> Result<(), GroupError> {
+    pub(super) fn check_running(&self) -> Result<(), GroupError> {
         let running = self.0.raft.metrics().borrow_watched().running_state.clone();
         running.map_err(|e| self.fatal(&e))
     }
