@@ -21,4 +21,10 @@ omma_common::metrics! {
         &["stage"],
         SECONDS,
     );
+    /// One of them.
+    ENCODE_SECONDS: Histogram = STAGE_SECONDS.with(&["encode"]);
+    /// Another.
+    FAN_OUT_SECONDS: Histogram = STAGE_SECONDS.with(&["fan_out"]);
+    /// The last.
+    MERGE_SECONDS: Histogram = STAGE_SECONDS.with(&["merge"]);
 }

@@ -15,6 +15,8 @@ omma_common::metrics! {
         "outcome",
         &["ok", "picture", "late", "failed"],
     );
+    /// Those that became embeddings.
+    PICTURES_OK: Counter = PICTURES.with(&["ok"]);
     /// Decoding and preprocessing.
     DECODE_SECONDS: Histogram =
         Histogram::new("omma_encoder_decode_seconds", "Decoding and preprocessing of a picture.", SECONDS);
@@ -39,6 +41,8 @@ omma_common::metrics! {
     /// Outcome: ok or an error reason.
     PROPOSALS: Counters =
         Counters::of("omma_proposals_total", "Proposals, by outcome: OK, or Omma's reason.", "outcome", &["OK"]);
+    /// Those that were applied.
+    PROPOSALS_OK: Counter = PROPOSALS.with(&["OK"]);
     /// Applying.
     APPLY_SECONDS: Histogram =
         Histogram::new("omma_apply_seconds", "Applying one chunk of committed entries.", SECONDS);

@@ -19,7 +19,9 @@ use super::decode::{PictureLimits, decode};
 use super::error::{EncoderError, PictureError};
 use super::preprocess::Preprocessing;
 use super::queue::Queue;
-use crate::metrics::{BATCH_PICTURES, DECODE_SECONDS, ENCODER_QUEUE_SECONDS, INFERENCE_SECONDS, PICTURES, REFUSED};
+use crate::metrics::{
+    BATCH_PICTURES, DECODE_SECONDS, ENCODER_QUEUE_SECONDS, INFERENCE_SECONDS, PICTURES, PICTURES_OK, REFUSED,
+};
 
 /// Undecoded bytes that may wait, in pictures of the largest size.
 const WAITING_LARGEST_PICTURES: usize = 16;
@@ -169,17 +171,13 @@ impl Pipeline {
 
     pub(super) async fn encode(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
         let encoded = self.encode_now(picture, deadline).await;
-        let outcome = match &encoded {
-            Ok(_) => "ok",
-            Err(EncoderError::Picture(_)) => "picture",
-            Err(EncoderError::DeadlineExceeded) => "late",
-            Err(EncoderError::Overloaded) => {
-                REFUSED.with(&["encoder"]).inc();
-                return encoded;
-            }
-            Err(_) => "failed",
-        };
-        PICTURES.with(&[outcome]).inc();
+        match &encoded {
+            Ok(_) => PICTURES_OK.inc(),
+            Err(EncoderError::Overloaded) => REFUSED.with(&["encoder"]).inc(),
+            Err(EncoderError::Picture(_)) => PICTURES.with(&["picture"]).inc(),
+            Err(EncoderError::DeadlineExceeded) => PICTURES.with(&["late"]).inc(),
+            Err(_) => PICTURES.with(&["failed"]).inc(),
+        }
         encoded
     }
 

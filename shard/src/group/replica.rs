@@ -28,7 +28,7 @@ use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
 use super::trail::Trail;
 use super::types::{Command, Config, Raft};
-use crate::metrics::{PROPOSAL_SECONDS, PROPOSALS, REFUSED};
+use crate::metrics::{PROPOSAL_SECONDS, PROPOSALS, PROPOSALS_OK, REFUSED};
 
 /// Proposals of one group that may wait at a time.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -152,12 +152,17 @@ impl Replica {
         let begun = std::time::Instant::now();
         let span = telemetry::child(|| tracing::debug_span!("propose", group = self.0.group));
         let proposed = self.propose_now(command, deadline).instrument(span).await;
-        let outcome = proposed.as_ref().map_or_else(|error| error.reason().name(), |_| "OK");
-        PROPOSALS.with(&[outcome]).inc();
         match &proposed {
-            Ok(_) => PROPOSAL_SECONDS.took(begun.elapsed()),
-            Err(GroupError::Overloaded { .. }) => REFUSED.with(&["proposals"]).inc(),
-            Err(_) => {}
+            Ok(_) => {
+                PROPOSALS_OK.inc();
+                PROPOSAL_SECONDS.took(begun.elapsed());
+            }
+            Err(error) => {
+                PROPOSALS.with(&[error.reason().name()]).inc();
+                if matches!(error, GroupError::Overloaded { .. }) {
+                    REFUSED.with(&["proposals"]).inc();
+                }
+            }
         }
         proposed
     }
