@@ -48,6 +48,8 @@ impl Process {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let started = Command::new(&self.binary)
             .args(&self.arguments)
+            // Unless its flags name one: the default would be the same for all.
+            .env("OMMA_ADMIN_LISTEN", "off")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
