@@ -19,7 +19,7 @@ impl Subject for Coordinator {
     fn scrape(&self, out: &mut Scrape) {
         let (length, limit) = self.occupancy();
         let labels = [("queue", "requests")];
-        out.gauge("omma_queue_length", "What waits in a queue, and what it is working on.", &labels, length as f64);
+        out.gauge("omma_queue_length", "What waits in a queue, or is being worked on.", &labels, length as f64);
         out.gauge("omma_queue_limit", "Beyond this the queue refuses.", &labels, limit as f64);
         let delay = self.hedge.now().as_secs_f64();
         out.gauge("omma_hedge_delay_seconds", "Wait for one replica before a second one is asked.", &[], delay);

@@ -1,12 +1,12 @@
 //! What a shard node counts as it happens. What it *is*, [`crate::node`] tells when asked.
 
 omma_common::metrics! {
-    /// By queue: encoder, proposals, searches, tail.
+    /// By queue: encoder, proposals, reads, tail.
     REFUSED: Counters = Counters::of(
         "omma_shard_refused_total",
         "Requests refused because a queue was full.",
         "queue",
-        &["encoder", "proposals", "searches", "tail"],
+        &["encoder", "proposals", "reads", "tail"],
     );
     /// Outcome: ok, or why not.
     PICTURES: Counters = Counters::of(

@@ -1,6 +1,6 @@
 //! The flags that all servers share.
 
-use super::{Telemetry, TelemetryConfig, TelemetryError, init};
+use super::{DEFAULT_FILTER, Telemetry, TelemetryConfig, TelemetryError, init};
 
 /// Where OpenTelemetry's own programs look for the endpoint.
 const STANDARD_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -9,7 +9,7 @@ const STANDARD_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 #[derive(Debug, Clone, clap::Args)]
 pub struct TelemetryArgs {
     /// What to log, such as info or omma_shard=debug.
-    #[arg(long, env = "OMMA_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "OMMA_LOG", value_name = "FILTER", default_value = DEFAULT_FILTER)]
     pub log: String,
     /// Log JSON, one object a line.
     #[arg(long, env = "OMMA_LOG_JSON")]

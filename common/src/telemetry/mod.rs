@@ -15,7 +15,7 @@ pub use args::TelemetryArgs;
 pub use point::TracePoint;
 pub use propagation::{child, follow, inject, is_traced, link, trace_id};
 #[cfg(feature = "server")]
-pub use setup::{Telemetry, TelemetryConfig, TelemetryError, init};
+pub use setup::{DEFAULT_FILTER, Telemetry, TelemetryConfig, TelemetryError, init};
 
 /// Name of the instrumentation.
 const TRACER: &str = "omma";

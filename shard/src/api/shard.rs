@@ -6,16 +6,18 @@ use std::time::Instant;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::shard_service_server::ShardService;
 use omma_proto::internal::v1::*;
 use omma_proto::v1::{Consistency, PutResult};
+use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::{errors, put};
-use crate::group::state_machine::StateError;
 use crate::group::{Barrier, GroupState, Role};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
 use crate::images::digests::Mark;
@@ -116,16 +118,12 @@ impl ShardApi {
         let records: Vec<PutRecord> = prepared.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
         let sent = records.len();
         let (outcome, applied_index) = match sent {
-            0 => (ImageOutcome::default(), shard.state.stats().applied),
+            0 => (ImageOutcome::default(), shard.replica.status().applied),
             _ => {
                 let command = Command::Put(PutRecords { dimension: target.dimension, records });
                 self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?
             }
         };
-        if outcome.effects.len() != sent {
-            let problem = "was used before, for a request with other images: use a new one";
-            return Err(ApiError::field("request_id", problem));
-        }
         let mut effects = outcome.effects.into_iter();
         let results = ids.into_iter().zip(prepared).map(|(id, prepared)| match prepared {
             Ok(_) => PutResult { id, effect: effects.next().unwrap_or_default(), error: None },
@@ -174,9 +172,20 @@ impl ShardApi {
         let (shard, target) = self.shard(request.target)?;
         let barrier = barrier(request.consistency, request.min_applied_index);
         shard.replica.read_barrier(barrier, deadline).await?;
-        let read = move || shard.state.get(target.collection_uid, &request.ids, request.include_embedding);
-        let images = blocking(read).await.map_err(|e| errors::state(&e))?;
-        Ok(GetImagesResponse { images })
+        let turn = self.turn(deadline).await?;
+        let read = move || {
+            let _turn = turn;
+            let (mut images, mut room) = (Vec::new(), Room::in_message());
+            for id in &request.ids {
+                in_time(deadline)?;
+                let found = shard.state.get(target.collection_uid, id, request.include_embedding);
+                let Some(image) = found.map_err(|e| errors::state(&e))? else { continue };
+                room.take(&image)?;
+                images.push(image);
+            }
+            Ok(GetImagesResponse { images })
+        };
+        blocking(read).await
     }
 
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
@@ -186,43 +195,48 @@ impl ShardApi {
         let span = telemetry::child(|| tracing::debug_span!("read barrier", group = target.group_id));
         let applied_index = shard.replica.read_barrier(barrier, deadline).instrument(span).await?;
         let span = telemetry::child(|| tracing::debug_span!("wait for a turn"));
-        let _turn = self.turn(deadline).instrument(span).await?;
+        let turn = self.turn(deadline).instrument(span).await?;
         let (uid, attributes) = (target.collection_uid, request.include_attributes);
         let span = telemetry::child(|| tracing::debug_span!("search", group = target.group_id));
         let node = self.node.clone();
         let search = move || {
+            // Until the work ends: its caller may give up long before.
+            let _turn = turn;
             let _in_span = span.entered();
-            let one = |(query, k): &(Vec<f32>, usize)| {
+            let (mut hits, mut room) = (Vec::new(), Room::in_message());
+            for (query, k) in &queries {
+                in_time(deadline)?;
                 let begun = Instant::now();
-                let hits = shard.state.search(uid, query, *k, attributes)?;
+                let found = shard.state.search(uid, query, *k, attributes).map_err(|e| errors::state(&e))?;
                 SEARCH_SECONDS.took(begun.elapsed());
                 if node.recall.wants() {
-                    let (query, hits) = (query.clone(), hits.clone());
+                    let (query, hits) = (query.clone(), found.clone());
                     node.recall.offer(&shard.state, Answered { uid, query, k: *k, hits, applied: applied_index });
                 }
-                Ok(group_hits(hits))
-            };
-            queries.iter().map(one).collect::<Result<Vec<_>, StateError>>()
+                let found = group_hits(found);
+                room.take(&found)?;
+                hits.push(found);
+            }
+            Ok(SearchGroupResponse { hits, applied_index })
         };
-        let hits = blocking(search).await.map_err(|e| errors::state(&e))?;
-        Ok(SearchGroupResponse { hits, applied_index })
+        blocking(search).await
     }
 
-    /// Waits for a place among the searches that run.
-    async fn turn(&self, deadline: Deadline) -> Answer<tokio::sync::SemaphorePermit<'_>> {
+    /// Waits for a place among the reads that run.
+    async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {
                 self.0.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        let ahead = self.node.searches_waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.node.searches_waiting);
+        let ahead = self.node.reads_waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.node.reads_waiting);
         if ahead >= self.node.config.search_queue {
-            REFUSED.with(&["searches"]).inc();
-            return Err(ApiError::new(Reason::Overloaded, format!("{ahead} searches are waiting already")));
+            REFUSED.with(&["reads"]).inc();
+            return Err(ApiError::new(Reason::Overloaded, format!("{ahead} reads are waiting already")));
         }
-        let permit = deadline.run("search", self.node.searches.acquire()).await?;
+        let permit = deadline.run("a place to read", self.node.reads.clone().acquire_owned()).await?;
         permit.map_err(|_| ApiError::new(Reason::ShuttingDown, "the node is shutting down"))
     }
 
@@ -254,6 +268,29 @@ impl ShardApi {
         let message = format!("{tail} images wait for the graph and {limit} may: send more slowly");
         Err(ApiError::new(Reason::IndexBehind, message).with("tail", tail).with("limit", limit))
     }
+}
+
+/// What is left of the largest message.
+struct Room(usize);
+
+impl Room {
+    /// Less what stands around the parts.
+    fn in_message() -> Self {
+        Self(MAX_MESSAGE_BYTES - (64 << 10))
+    }
+
+    /// Takes a part in, with its length and tag.
+    fn take(&mut self, part: &impl Message) -> Answer<()> {
+        let left = self.0.checked_sub(part.encoded_len() + 8);
+        self.0 = left.ok_or_else(errors::answer_too_large)?;
+        Ok(())
+    }
+}
+
+/// Gives work up that nobody waits for any more.
+fn in_time(deadline: Deadline) -> Answer<()> {
+    let late = || ApiError::new(Reason::DeadlineExceeded, "the deadline passed before the read was done");
+    if deadline.passed() { Err(late()) } else { Ok(()) }
 }
 
 /// Spares a follower the work of encoding what it cannot propose. The proposal itself is what is safe.

@@ -66,11 +66,6 @@ pub(super) fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState 
 }
 
 impl Replica {
-    /// Why this replica stopped for good; `None` while it runs.
-    pub fn failure(&self) -> Option<String> {
-        self.check_running().err().map(|error| error.to_string())
-    }
-
     /// Whether this replica leads and has heard from a majority within two election timeouts.
     pub fn leads(&self) -> bool {
         let metrics = self.raft().metrics();

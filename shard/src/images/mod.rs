@@ -5,6 +5,7 @@
 //! the HNSW graph and writes checkpoints; [`snapshot`] sends and takes whole states.
 
 mod answers;
+mod audit;
 mod checkpoint;
 mod collection;
 pub mod command;

@@ -149,7 +149,7 @@ impl Contents {
                 (LiveIndex::new(options.config(dimension))?, Covered::default())
             }
         };
-        Ok(Collection { uid, dimension, index, covered: Mutex::new(covered) })
+        Ok(Collection::new(uid, dimension, index, covered))
     }
 
     /// Whether the state is exactly that of its applied index.

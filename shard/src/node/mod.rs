@@ -14,7 +14,7 @@ mod vitals;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
@@ -55,7 +55,13 @@ pub enum NodeError {
     /// Its encoder.
     #[error("cannot start the encoder: {0}")]
     Encoder(#[from] EncoderError),
+    /// A replica's log or state could not be written or read any more. What was acknowledged is on disk.
+    #[error("a replica has failed ({0}): see to the disk, then start the node again")]
+    Failed(GroupError),
 }
+
+/// How often it is looked whether all replicas run.
+const LOOK_FOR_FAILURES: Duration = Duration::from_millis(500);
 
 /// A replica of a shard group: consensus and state.
 #[derive(Clone)]
@@ -74,10 +80,10 @@ pub(crate) struct Node {
     pub(crate) metadata: MetadataMachine,
     pub(crate) metadata_replica: Replica,
     pub(crate) addresses: AddressBook,
-    /// Searches that run at once: more would only take turns on the cores.
-    pub(crate) searches: Semaphore,
-    /// Searches that wait or run.
-    pub(crate) searches_waiting: AtomicUsize,
+    /// Reads that run at once: more would only take turns on the cores.
+    pub(crate) reads: Arc<Semaphore>,
+    /// Reads that wait.
+    pub(crate) reads_waiting: AtomicUsize,
     pub(crate) recall: RecallSampler,
     comparisons: Mutex<Comparisons>,
     store: Store,
@@ -105,8 +111,8 @@ impl Node {
             metadata,
             metadata_replica,
             addresses,
-            searches: Semaphore::new(cores() * 2),
-            searches_waiting: AtomicUsize::new(0),
+            reads: Arc::new(Semaphore::new(cores() * 2)),
+            reads_waiting: AtomicUsize::new(0),
             recall: RecallSampler::start(config.recall_sample).map_err(NodeError::Thread)?,
             comparisons: Mutex::default(),
             store,
@@ -154,6 +160,19 @@ impl Node {
                     compare::compare_replicas(&self),
                 );
             } => {}
+        }
+    }
+
+    /// Returns when a replica has failed. Only a new process can open its stores again, and until then the node would
+    /// look like a member of groups that it takes no part in.
+    pub(crate) async fn failed(&self) -> NodeError {
+        loop {
+            let shards = self.shards();
+            let mut replicas = shards.iter().map(|s| &s.replica).chain(std::iter::once(&self.metadata_replica));
+            if let Some(error) = replicas.find_map(Replica::failure) {
+                return NodeError::Failed(error);
+            }
+            tokio::time::sleep(LOOK_FOR_FAILURES).await;
         }
     }
 

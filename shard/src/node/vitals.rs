@@ -5,7 +5,6 @@ use omma_common::ids::{GroupId, METADATA_GROUP};
 use omma_common::metrics::Scrape;
 
 use super::{Node, Shard, disk};
-use crate::config::cores;
 use crate::group::Replica;
 use crate::images::StateStats;
 use crate::metrics::{APPLIED_ENTRIES, REPLAYED_IMAGES};
@@ -43,7 +42,7 @@ impl Subject for Node {
         if !metadata.nodes.iter().any(|node| node.node_id == self.node_id) {
             return Some("not a member of a cluster yet".to_owned());
         }
-        self.unopened().or_else(|| self.replicas().iter().find_map(Replica::failure))
+        self.unopened().or_else(|| self.replicas().iter().find_map(Replica::failure).map(|error| error.to_string()))
     }
 
     fn scrape(&self, out: &mut Scrape) {
@@ -73,19 +72,17 @@ impl Subject for Node {
 
 impl Node {
     fn queues(&self, out: &mut Scrape) {
-        let running = (cores() * 2).saturating_sub(self.searches.available_permits());
-        let waiting = self.searches_waiting.load(std::sync::atomic::Ordering::Relaxed);
+        let waiting = self.reads_waiting.load(std::sync::atomic::Ordering::Relaxed);
         let proposals = self.replicas().iter().map(Replica::proposals).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         let queues = [
             ("encoder", self.encoder.occupancy()),
             ("proposals", proposals),
             ("log", self.host.log_queue()),
-            // Those that wait are counted with those that run.
-            ("searches", (waiting.max(running), self.config.search_queue)),
+            ("reads", (waiting, self.config.search_queue)),
         ];
         for (queue, (length, limit)) in queues {
             let labels = [("queue", queue)];
-            out.gauge("omma_queue_length", "What waits in a queue, and what it is working on.", &labels, length as f64);
+            out.gauge("omma_queue_length", "What waits in a queue, or is being worked on.", &labels, length as f64);
             out.gauge("omma_queue_limit", "Beyond this the queue refuses.", &labels, limit as f64);
         }
     }
@@ -98,7 +95,7 @@ fn raft(out: &mut Scrape, replica: &Replica) {
     gauge("omma_raft_term", "Raft's term.", state.term);
     let help = "1 if this replica leads its group and heard from a majority within two election timeouts.";
     gauge("omma_raft_leader", help, u64::from(replica.leads()));
-    let help = "1 if this replica runs, 0 if an error stopped it for good.";
+    let help = "1 if this replica runs, 0 if its log or state failed; its process then ends.";
     gauge("omma_raft_running", help, u64::from(replica.failure().is_none()));
     gauge("omma_raft_voters", "Voters of the group.", state.voters.len() as u64);
     gauge("omma_raft_last_log_index", "Last entry of this replica's log.", state.last_log);
