@@ -12,6 +12,7 @@ use super::records::embeddings_from;
 use super::state::Inner;
 use super::{audit, checkpoint};
 use crate::group::state_machine::StateError;
+use crate::metrics::{CHECKPOINT_SECONDS, REBUILDS};
 use crate::store::Batch;
 
 /// Images moved before the thread looks at the next collection.
@@ -89,6 +90,7 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         busy |= moved == DRAIN;
         if collection.index.needs_rebuild() {
             rebuild(&contents, &collection)?;
+            REBUILDS.inc();
         }
         let stats = collection.index.stats();
         let covered = *collection.covered.lock();
@@ -152,6 +154,8 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
         previous,
     )?;
     *collection.covered.lock() = covered;
+    *state.checkpointed.lock() = Some(std::time::Instant::now());
+    CHECKPOINT_SECONDS.took(started.elapsed());
     forget_tombstones(contents, collection, covered.watermark)?;
     tracing::info!(
         group = state.group,
