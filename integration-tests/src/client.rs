@@ -152,7 +152,7 @@ impl Client {
     /// # Errors
     /// The call's.
     pub async fn search(&self, collection: &str, target: Target, k: u32) -> Result<SearchResponse, Status> {
-        let query = Query { target: Some(target), k, min_score: None };
+        let query = Query { target: Some(target), k, ..Default::default() };
         let request = SearchRequest {
             collection: collection.to_owned(),
             query: Some(query),

@@ -171,7 +171,7 @@ async fn an_unknown_collection_is_not_found_by_any_call() -> Result<()> {
     let vector = || vector_image("a", vec![1.0, 0.0]);
     let get = GetImageRequest { collection: name.clone(), id: "a".to_owned(), ..Default::default() };
     let batch = BatchGetImagesRequest { collection: name.clone(), ids: vec!["a".to_owned()], ..Default::default() };
-    let query = Query { target: Some(by_vector(&[1.0, 0.0])), k: 1, min_score: None };
+    let query = Query { target: Some(by_vector(&[1.0, 0.0])), k: 1, ..Default::default() };
     let queries = BatchSearchRequest { collection: name.clone(), queries: vec![query], ..Default::default() };
     let message = IngestImagesRequest { collection: name.clone(), image: Some(vector()), ..Default::default() };
     let stream = async {
@@ -203,7 +203,7 @@ async fn bad_queries_are_refused_by_field() -> Result<()> {
     let client = cluster().await?.client()?;
     client.create("bad-queries", Some(4)).await?;
     let vector = |values: &[f32]| Some(by_vector(values));
-    let good = Query { target: vector(&[1.0, 0.0, 0.0, 0.0]), k: 1, min_score: None };
+    let good = Query { target: vector(&[1.0, 0.0, 0.0, 0.0]), k: 1, ..Default::default() };
     let with = |target| Query { target, ..good.clone() };
     let rows = [
         (with(None), InvalidArgument, "query"),

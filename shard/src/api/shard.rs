@@ -8,7 +8,7 @@ use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::shard_service_server::ShardService;
 use omma_proto::internal::v1::*;
-use omma_proto::v1::{Consistency, PutResult};
+use omma_proto::v1::{Consistency, Filter, PutResult};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -173,13 +173,16 @@ impl ShardApi {
 
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
         let (shard, target) = self.shard(request.target.clone())?;
-        let queries = queries(&request, target.dimension)?;
-        let barrier = barrier(request.consistency, request.min_applied_index);
+        let (consistency, attributes) = (request.consistency, request.include_attributes);
+        let barrier = barrier(consistency, request.min_applied_index);
+        let queries = queries(request, target.dimension)?;
         let applied_index = shard.replica.read_barrier(barrier, deadline).await?;
         let _turn = self.turn(deadline).await?;
-        let (uid, attributes) = (target.collection_uid, request.include_attributes);
+        let uid = target.collection_uid;
         let search = move || {
-            let one = |(query, k): &(Vec<f32>, usize)| shard.state.search(uid, query, *k, attributes).map(group_hits);
+            let one = |q: &GroupQuery| {
+                shard.state.search_where(uid, &q.embedding, q.k, q.filter.as_ref(), attributes).map(group_hits)
+            };
             queries.iter().map(one).collect::<Result<Vec<_>, _>>()
         };
         let hits = blocking(search).await.map_err(|e| errors::state(&e))?;
@@ -250,17 +253,29 @@ fn barrier(consistency: i32, min_applied_index: u64) -> Barrier {
     }
 }
 
-fn queries(request: &SearchGroupRequest, dimension: u32) -> Answer<Vec<(Vec<f32>, usize)>> {
-    if request.queries.len() != request.k.len() {
+/// One query of a group.
+struct GroupQuery {
+    embedding: Vec<f32>,
+    k: usize,
+    filter: Option<Filter>,
+}
+
+fn queries(request: SearchGroupRequest, dimension: u32) -> Answer<Vec<GroupQuery>> {
+    let SearchGroupRequest { queries, k, filters, .. } = request;
+    if queries.len() != k.len() {
         return Err(ApiError::field("k", "must be given for each query"));
     }
-    let one = |(bytes, k): (&bytes::Bytes, &u32)| {
-        let mut query = vector::from_bytes(bytes).map_err(|e| ApiError::field("queries", e))?;
-        vector::normalise(&mut query, dimension as usize)
+    if !filters.is_empty() && filters.len() != queries.len() {
+        return Err(ApiError::field("filters", "must be given for each query or for none"));
+    }
+    let filters = filters.into_iter().map(|filter| Some(filter).filter(|f| f.condition.is_some()));
+    let one = |((bytes, k), filter): ((bytes::Bytes, u32), Option<Filter>)| {
+        let mut embedding = vector::from_bytes(&bytes).map_err(|e| ApiError::field("queries", e))?;
+        vector::normalise(&mut embedding, dimension as usize)
             .map_err(|e| ApiError::bad_field(Reason::InvalidEmbedding, "queries", e))?;
-        Ok((query, *k as usize))
+        Ok(GroupQuery { embedding, k: k as usize, filter })
     };
-    request.queries.iter().zip(&request.k).map(one).collect()
+    queries.into_iter().zip(k).zip(filters.chain(std::iter::repeat(None))).map(one).collect()
 }
 
 fn group_hits(hits: Vec<ImageHit>) -> GroupHits {

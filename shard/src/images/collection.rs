@@ -7,6 +7,7 @@ use omma_proto::internal::v1::StoredCollection;
 use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::Covered;
+use crate::attributes::AttributeIndex;
 use crate::group::state_machine::StateError;
 use crate::index::{IndexConfig, IndexError, LiveIndex, Storage};
 
@@ -15,6 +16,7 @@ pub(super) struct Collection {
     pub(super) uid: u64,
     pub(super) dimension: usize,
     pub(super) index: LiveIndex,
+    pub(super) attributes: RwLock<AttributeIndex>,
     /// What the newest checkpoint covers.
     pub(super) covered: Mutex<Covered>,
 }
@@ -88,7 +90,7 @@ impl Collections {
         }
         let dimension = dimension as usize;
         let index = LiveIndex::new(self.options.config(dimension))?;
-        let live = Arc::new(Collection { uid, dimension, index, covered: Mutex::default() });
+        let live = Arc::new(Collection { uid, dimension, index, attributes: RwLock::default(), covered: Mutex::default() });
         self.insert(
             StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() },
             Some(live.clone()),

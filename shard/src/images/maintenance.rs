@@ -10,6 +10,7 @@ use super::keys;
 use super::open::Contents;
 use super::records::embeddings_from;
 use super::state::Inner;
+use crate::attributes;
 use crate::group::state_machine::StateError;
 use crate::store::Batch;
 
@@ -111,6 +112,8 @@ fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateErro
 fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection) -> Result<(), StateError> {
     let started = std::time::Instant::now();
     let export = collection.index.export()?;
+    // After the graph: a record that goes away from here on leaves a tombstone, which a restart reads for both.
+    let attributes = attributes::export(&collection.attributes, export.watermark);
     let previous = *collection.covered.lock();
     let covered = checkpoint::write(
         &state.store,
@@ -118,6 +121,7 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
         collection.uid,
         collection.dimension as u32,
         &export,
+        &attributes,
         previous,
     )?;
     *collection.covered.lock() = covered;

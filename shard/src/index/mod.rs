@@ -5,6 +5,7 @@
 //!
 //! Keys ascend as records are written and never repeat; 0 is no key, so that it can mean "nothing yet".
 
+mod among;
 mod beside;
 mod checkpoint;
 mod dot;
@@ -25,6 +26,7 @@ mod suite;
 
 use omma_common::topk::Ranked;
 
+pub use among::Among;
 pub use dot::dot;
 pub use exact::Exact;
 pub use hnsw::Hnsw;
