@@ -19,7 +19,7 @@ mod stored;
 #[cfg(test)]
 mod measure;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -17,7 +17,7 @@ use crate::index::Among;
 type Records = BTreeMap<u64, BTreeMap<String, AttributeValue>>;
 
 /// Few names and few values, near each other, so that filters hit.
-pub(super) fn value(rng: &mut StdRng) -> AttributeValue {
+fn value(rng: &mut StdRng) -> AttributeValue {
     let text = |rng: &mut StdRng| ["", "red", "green", "Red"].choose(rng).unwrap().to_string();
     let kind = match rng.random_range(0..8) {
         0 | 1 => Kind::StringValue(text(rng)),
@@ -35,11 +35,11 @@ fn name(rng: &mut StdRng) -> String {
     ["a", "b", "c"].choose(rng).unwrap().to_string()
 }
 
-fn attributes(rng: &mut StdRng) -> BTreeMap<String, AttributeValue> {
+pub(crate) fn attributes(rng: &mut StdRng) -> BTreeMap<String, AttributeValue> {
     (0..rng.random_range(0..3)).map(|_| (name(rng), value(rng))).collect()
 }
 
-pub(super) fn filter(rng: &mut StdRng, depth: usize) -> Filter {
+pub(crate) fn filter(rng: &mut StdRng, depth: usize) -> Filter {
     let kinds = if depth == 0 { 5 } else { 8 };
     let parts = |rng: &mut StdRng| FilterList { filters: (0..rng.random_range(1..4)).map(|_| filter(rng, depth - 1)).collect() };
     let attribute = name(rng);

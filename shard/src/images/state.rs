@@ -59,6 +59,8 @@ pub struct StateStats {
     pub tail: u64,
     /// Dead images in graphs.
     pub tombstones: u64,
+    /// Memory of the attribute indexes, in bytes; about.
+    pub attribute_bytes: u64,
     /// The log index that every collection's newest checkpoint covers.
     pub checkpoint: u64,
     /// Live images by collection.
@@ -104,6 +106,7 @@ impl ImageState {
             stats.graph += index.graph as u64;
             stats.tail += index.tail as u64;
             stats.tombstones += index.tombstones as u64;
+            stats.attribute_bytes += collection.attributes.read().memory_bytes() as u64;
             let covered = keys::index_of(collection.covered.lock().watermark);
             checkpoint = Some(checkpoint.map_or(covered, |c: u64| c.min(covered)));
         }
