@@ -42,7 +42,9 @@ pub(crate) async fn run(context: &Context, args: IndexArgs) -> Result<(), CliErr
         return Err(CliError::Usage(format!("{} is no folder", folder.display())));
     }
     let given = match args.attributes {
-        Some(path) => blocking("reading the attributes", move || attributes::read(&path)).await?.map_err(CliError::Usage)?,
+        Some(path) => {
+            blocking("reading the attributes", move || attributes::read(&path)).await?.map_err(CliError::Usage)?
+        }
         None => Given::new(),
     };
     let omma = context.connect().await?;

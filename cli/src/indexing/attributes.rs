@@ -68,7 +68,8 @@ fn split_name(name: &str) -> (&str, Option<Type>) {
 }
 
 fn from_csv(text: &str) -> Result<Given, String> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.trim_start_matches('\u{feff}').as_bytes());
+    let mut reader =
+        csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.trim_start_matches('\u{feff}').as_bytes());
     let headers = reader.headers().map_err(|e| e.to_string())?.clone();
     let is_id = |header: &str| header.eq_ignore_ascii_case("id") || header.eq_ignore_ascii_case("file");
     let id_column = headers.iter().position(is_id).ok_or("no column is called \"id\" or \"file\"")?;
@@ -89,7 +90,8 @@ fn from_csv(text: &str) -> Result<Given, String> {
             if i == id_column || cell.is_empty() {
                 continue;
             }
-            let value = from_text(cell, *kind).ok_or_else(|| format!("line {line}, {name}: {cell:?} is no {kind:?}"))?;
+            let value =
+                from_text(cell, *kind).ok_or_else(|| format!("line {line}, {name}: {cell:?} is no {kind:?}"))?;
             attributes.insert((*name).to_owned(), value);
         }
         keep(&mut given, row.get(id_column).unwrap_or_default(), attributes, line as usize)?;

@@ -254,7 +254,10 @@ mod tests {
             ("a <= 1", at_most("a", integer(1))),
             ("a > 2024-05-01", greater_than("a", time("2024-05-01"))),
             ("a >= 2024-05-01T10:00:00+02:00", at_least("a", time("2024-05-01T08:00:00Z"))),
-            ("a BETWEEN 1 AND 2 and b = true", all_of([between("a", integer(1), integer(2)), equals("b", boolean(true))])),
+            (
+                "a BETWEEN 1 AND 2 and b = true",
+                all_of([between("a", integer(1), integer(2)), equals("b", boolean(true))]),
+            ),
             ("a in ('x', \"y\")", is_in("a", [string("x"), string("y")])),
             ("a not in (1)", not(is_in("a", [integer(1)]))),
             ("not exists(sold)", not(exists("sold"))),

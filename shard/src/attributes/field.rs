@@ -1,7 +1,7 @@
 //! One attribute: which rows have what as its value.
 
-use std::collections::HashMap;
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use omma_proto::v1::attribute_value::Kind;
 use omma_proto::v1::{AttributeValue, RangeCondition};
@@ -90,7 +90,8 @@ impl Field {
 
     pub(super) fn memory_bytes(&self) -> usize {
         let per_string = size_of::<(StringDigest, Posting)>() + 1;
-        let strings = self.strings.capacity() * per_string + self.strings.values().map(Posting::memory_bytes).sum::<usize>();
+        let strings =
+            self.strings.capacity() * per_string + self.strings.values().map(Posting::memory_bytes).sum::<usize>();
         let sets = [&self.present, &self.falses, &self.trues].map(Posting::memory_bytes).iter().sum::<usize>();
         size_of::<Self>()
             + sets

@@ -96,7 +96,11 @@ fn measure_sets_of_keys_against_sets_of_rows() {
             let keys = [&a, &b].map(|set| set.iter().map(key).collect::<RoaringTreemap>());
             let rows = [&a, &b].map(|set| set.iter().map(|i| *i as u32).collect::<RoaringBitmap>());
             let size = (keys[0].serialized_size() as f64, rows[0].serialized_size() as f64);
-            println!("  {share}: {:.2} against {:.2} bytes for each in the set", size.0 / a.len() as f64, size.1 / a.len() as f64);
+            println!(
+                "  {share}: {:.2} against {:.2} bytes for each in the set",
+                size.0 / a.len() as f64,
+                size.1 / a.len() as f64
+            );
             timed("  and, of keys", 5, || &keys[0] & &keys[1]);
             timed("  and, of rows", 5, || &rows[0] & &rows[1]);
         }

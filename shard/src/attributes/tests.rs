@@ -41,7 +41,9 @@ pub(crate) fn attributes(rng: &mut StdRng) -> BTreeMap<String, AttributeValue> {
 
 pub(crate) fn filter(rng: &mut StdRng, depth: usize) -> Filter {
     let kinds = if depth == 0 { 5 } else { 8 };
-    let parts = |rng: &mut StdRng| FilterList { filters: (0..rng.random_range(1..4)).map(|_| filter(rng, depth - 1)).collect() };
+    let parts = |rng: &mut StdRng| FilterList {
+        filters: (0..rng.random_range(1..4)).map(|_| filter(rng, depth - 1)).collect(),
+    };
     let attribute = name(rng);
     let condition = match rng.random_range(0..kinds) {
         0 => Condition::Equals(EqualsCondition { attribute, value: Some(value(rng)) }),

@@ -40,7 +40,7 @@ enum Part {
 fn chunks_key(uid: u64, part: Part, generation: u64) -> Vec<u8> {
     let letter = match part {
         Part::Graph => b"c",
-        Part::Attributes => b"a",
+        Part::Attributes => b"f",
     };
     [&uid.to_be_bytes()[..], letter, &generation.to_be_bytes()].concat()
 }

@@ -90,7 +90,8 @@ impl Collections {
         }
         let dimension = dimension as usize;
         let index = LiveIndex::new(self.options.config(dimension))?;
-        let live = Arc::new(Collection { uid, dimension, index, attributes: RwLock::default(), covered: Mutex::default() });
+        let live =
+            Arc::new(Collection { uid, dimension, index, attributes: RwLock::default(), covered: Mutex::default() });
         self.insert(
             StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() },
             Some(live.clone()),

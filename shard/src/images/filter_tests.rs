@@ -142,7 +142,11 @@ fn restarts_from_a_checkpoint_of_any_kind() {
     until("the tail is moved", || state.stats().tail == 0);
     // After the checkpoint: one goes, one changes, one comes.
     apply(&state, 41, Command::Delete(DeleteRecords { ids: vec!["i3".into()] }));
-    apply(&state, 42, put(&[("i43".into(), items[43].1.clone(), numbered(4)), ("new".into(), items[0].1.clone(), numbered(3))]));
+    apply(
+        &state,
+        42,
+        put(&[("i43".into(), items[43].1.clone(), numbered(4)), ("new".into(), items[0].1.clone(), numbered(3))]),
+    );
     state.flush().unwrap();
     drop(state);
 
@@ -155,7 +159,8 @@ fn restarts_from_a_checkpoint_of_any_kind() {
             ids
         };
         let of = |n: usize| (n..4_000).step_by(40).map(|i| format!("i{i}"));
-        let sorted = |ids: Vec<String>| BTreeMap::from_iter(ids.into_iter().map(|id| (id, ()))).into_keys().collect::<Vec<_>>();
+        let sorted =
+            |ids: Vec<String>| BTreeMap::from_iter(ids.into_iter().map(|id| (id, ()))).into_keys().collect::<Vec<_>>();
         let threes = of(3).filter(|id| !["i3", "i43"].contains(&id.as_str())).chain(["new".to_owned()]);
         assert_eq!(found(3), sorted(threes.collect()), "{what}");
         assert_eq!(found(4), sorted(of(4).chain(["i43".to_owned()]).collect()), "{what}");
@@ -165,7 +170,7 @@ fn restarts_from_a_checkpoint_of_any_kind() {
     let damage = |change: fn(Vec<u8>) -> Option<Vec<u8>>| {
         let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
         let graphs = store.table("graphs.1.0").unwrap();
-        let (key, value) = graphs.prefix(&[&UID.to_be_bytes()[..], b"a"].concat()).next().unwrap().unwrap();
+        let (key, value) = graphs.prefix(&[&UID.to_be_bytes()[..], b"f"].concat()).next().unwrap().unwrap();
         let mut batch = Batch::default();
         match change(value.to_vec()) {
             Some(changed) => batch.insert(&key, changed),

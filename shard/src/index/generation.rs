@@ -103,7 +103,7 @@ impl Generation {
     }
 
     /// A search through the graph; `None` if it met more than `patience` keys that it may not return.
-    fn walk(
+    pub(super) fn walk(
         &self,
         query: &[f32],
         k: usize,

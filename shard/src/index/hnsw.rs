@@ -120,7 +120,11 @@ impl Hnsw {
             let index = self.index.read();
             for key in slice {
                 if let Some(row) = reader.read(&index, key)? {
-                    best.push(Candidate { key, score: super::dot(query, row), approximate: self.config.storage != Storage::F32 });
+                    best.push(Candidate {
+                        key,
+                        score: super::dot(query, row),
+                        approximate: self.config.storage != Storage::F32,
+                    });
                 }
             }
         }

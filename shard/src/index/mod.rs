@@ -20,6 +20,8 @@ mod tail;
 mod tombstones;
 
 #[cfg(test)]
+mod among_tests;
+#[cfg(test)]
 mod stress;
 #[cfg(test)]
 mod suite;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use omma_common::topk::TopK;
 
-use super::{Allow, Candidate};
 use super::exact::Flat;
+use super::{Allow, Candidate};
 
 /// Rows per segment: what a search scans while apply waits.
 const SEGMENT: usize = 256;
