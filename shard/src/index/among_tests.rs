@@ -157,8 +157,10 @@ fn row<'a>(
     let generation = &setting.generation;
     let selected = |q: &[f32]| of(q).unwrap_or(same);
     let (scan, _) = timed(queries, |q| generation.graph.scan(q, WANTED, &mut selected(q).keys()).unwrap());
-    let (walk, walked) =
-        timed(queries, |q| generation.walk(q, WANTED, &|key| selected(q).contains(key), usize::MAX).unwrap().unwrap());
+    let (walk, walked) = timed(queries, |q| {
+        let among = selected(q);
+        generation.walk(q, WANTED, &|key| among.contains(key), usize::MAX).unwrap().unwrap()
+    });
     let (chosen, found) = timed(queries, |q| generation.search(q, WANTED, Some(selected(q))).unwrap());
     let recall = |all: &[Vec<Candidate>]| {
         let each = queries.iter().zip(all).map(|(q, hits)| setting.recall(q, selected(q), hits));
