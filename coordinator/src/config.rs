@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "CALLS", default_value_t = Limits::default().calls_per_node)]
     pub max_calls_per_node: usize,
     /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "OMMA_LOG")]
+    #[arg(long, value_name = "FILTER", default_value = omma_common::telemetry::DEFAULT_FILTER, env = "OMMA_LOG")]
     pub log: String,
     /// Log as JSON, one object a line.
     #[arg(long)]

@@ -28,7 +28,7 @@ pub use node::{IdentityError, NodeError};
 /// A shard node stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// It could not start.
+    /// It could not start, or a replica of it failed.
     #[error(transparent)]
     Node(#[from] NodeError),
     /// It could not serve.
@@ -45,9 +45,15 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
     let life = tokio::spawn(node.clone().live(shutdown.clone()));
     let (stop, stopped) = shutdown::channel();
     let mut serving = tokio::spawn(api::serve(listener, node.clone(), stopped));
+    let mut failure = None;
     let served = tokio::select! {
         served = &mut serving => Some(served),
         () = shutdown.begun() => None,
+        error = node.failed() => {
+            tracing::error!(%error, "the node ends");
+            failure = Some(error);
+            None
+        }
     };
     life.abort();
     // Leadership goes to others while this node can still be heard.
@@ -59,8 +65,9 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
     };
     serving.abort();
     node.close().await;
-    match served {
-        Some(Ok(served)) => Ok(served?),
+    match (failure, served) {
+        (Some(error), _) => Err(error.into()),
+        (None, Some(Ok(served))) => Ok(served?),
         _ => Ok(()),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use omma_client::Omma;
 use omma_common::shutdown::{self, Shutdown};
+use omma_common::telemetry::DEFAULT_FILTER;
 use tokio::time::Instant;
 
 use super::Context;
@@ -34,7 +35,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     encoder: EncoderArgs,
     /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", env = "OMMA_LOG", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "OMMA_LOG", default_value = DEFAULT_FILTER)]
     log: String,
 }
 

@@ -1,5 +1,6 @@
 //! The ingest stream: every image is its own write, answered as it completes; no more than a window of them is
-//! unanswered at once, so that a client is read only as fast as the cluster stores.
+//! unanswered at once, so that a client is read only as fast as the cluster stores. Images of one id are written in the
+//! order in which they came: the last one stays.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -13,7 +14,8 @@ use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
 use prost::Message;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{Id, JoinSet};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -39,6 +41,8 @@ struct Ingest {
     writes: JoinSet<pb::IngestImagesResponse>,
     /// What each task writes.
     taken: HashMap<Id, Taken>,
+    /// For each id that is being written, the end of its newest write.
+    newest: HashMap<String, Turn>,
     /// Bytes of all that is unanswered.
     bytes: usize,
     span: tracing::Span,
@@ -53,6 +57,9 @@ struct Taken {
     id: String,
     bytes: usize,
 }
+
+/// Becomes ready, with an error, when the write before it has ended, however it ended.
+type Turn = oneshot::Receiver<()>;
 
 /// Begins to serve a stream.
 pub(crate) fn open(
@@ -70,6 +77,7 @@ pub(crate) fn open(
         collection: String::new(),
         writes: JoinSet::new(),
         taken: HashMap::new(),
+        newest: HashMap::new(),
         bytes: 0,
         span,
         begun: Instant::now(),
@@ -141,8 +149,14 @@ impl Ingest {
         let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
         let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
-        let write = answer_one(coordinator, collection, message, deadline).instrument(self.span.clone());
-        let task = self.writes.spawn(write);
+        let (ended, next_turn) = oneshot::channel();
+        let before = self.newest.insert(taken.id.clone(), next_turn);
+        let write = answer_one(coordinator, collection, message, deadline, before).instrument(self.span.clone());
+        let task = self.writes.spawn(async move {
+            let answer = write.await;
+            drop::<oneshot::Sender<()>>(ended);
+            answer
+        });
         self.bytes += taken.bytes;
         self.taken.insert(task.id(), taken);
         Ok(())
@@ -155,6 +169,10 @@ impl Ingest {
         let task = done.as_ref().map_or_else(tokio::task::JoinError::id, |(task, _)| *task);
         let taken = self.taken.remove(&task).unwrap_or(Taken { sequence: 0, id: String::new(), bytes: 0 });
         self.bytes -= taken.bytes;
+        // Only the newest write's end is kept, and a write of this id may still be under way.
+        if self.newest.get_mut(&taken.id).is_some_and(|turn| turn.try_recv() == Err(TryRecvError::Closed)) {
+            self.newest.remove(&taken.id);
+        }
         match done {
             Ok((_, answer)) => {
                 // The stream cannot go on without its collection.
@@ -202,10 +220,18 @@ async fn answer_one(
     collection: String,
     message: pb::IngestImagesRequest,
     deadline: Deadline,
+    before: Option<Turn>,
 ) -> pb::IngestImagesResponse {
     let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
     let sequence = message.sequence;
-    let put = deadline.run("the write of an image", put_one(&coordinator, &collection, message, deadline)).await;
+    let put = async {
+        if let Some(before) = before {
+            // It ends by being dropped, hence with an error.
+            let _ = before.await;
+        }
+        put_one(&coordinator, &collection, message, deadline).await
+    };
+    let put = deadline.run("the write of an image", put).await;
     answered(sequence, id, put.and_then(|put| put))
 }
 

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::shutdown::Shutdown;
+use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -95,6 +97,7 @@ impl Api {
     where
         F: FnOnce(Arc<Coordinator>, Req, Deadline) -> Fut,
         Fut: Future<Output = Result<Res, ApiError>>,
+        Res: Message,
     {
         let _place = self.0.admit()?;
         let begun = Instant::now();
@@ -102,10 +105,20 @@ impl Api {
         omma_common::telemetry::link(&span, request.metadata());
         let deadline = deadline_of(request.metadata());
         let work = work(Arc::clone(&self.0), request.into_inner(), deadline);
-        let answer = deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer);
+        let answer = deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer).and_then(fits);
         span.in_scope(|| log(rpc, begun.elapsed(), answer.as_ref().err()));
         Ok(Response::new(answer?))
     }
+}
+
+/// An answer that gRPC would refuse to send is the caller's to make smaller.
+fn fits<Res: Message>(answer: Res) -> Result<Res, ApiError> {
+    let (bytes, limit) = (answer.encoded_len(), MAX_MESSAGE_BYTES);
+    if bytes <= limit {
+        return Ok(answer);
+    }
+    let text = format!("the answer has {bytes} bytes and {limit} fit into a message: ask for less at a time");
+    Err(ApiError::new(Reason::MessageTooLarge, text).with("limit", limit))
 }
 
 /// One line for each request: bugs and damage loudly, the rest for those who ask.

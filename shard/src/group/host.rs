@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use omma_common::ids::{GroupId, NodeId};
+use openraft::RaftLogReader;
 use parking_lot::Mutex;
 
 use super::error::GroupError;
@@ -15,6 +16,7 @@ use super::log_writer::LogCounters;
 use super::machine::Machine;
 use super::network::Network;
 use super::peers::{AddressBook, Peers};
+use super::quiet::Quiet;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
 use super::timings::RaftTimings;
@@ -103,13 +105,15 @@ impl GroupHost {
 
     async fn start_new(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
         let fatal = |reason: String| GroupError::Fatal { group, reason };
-        let log = self.log_of(group).await?;
+        let mut log = self.log_of(group).await?;
+        let promised = log.read_vote().await.map_err(|e| fatal(e.to_string()))?.is_some();
         let machine = Machine::new(state.clone()).await.map_err(|e| fatal(e.to_string()))?;
         let network = Network { group, me: self.node, peers: self.peers.clone() };
-        let config = Arc::new(self.timings.config(group)?);
-        let raft = super::types::Raft::new(self.node, config, network, log, machine);
+        let config = openraft::Config { enable_elect: !promised, ..self.timings.config(group)? };
+        let raft = super::types::Raft::new(self.node, Arc::new(config), network, log, machine);
         let raft = raft.await.map_err(|e| fatal(e.to_string()))?;
-        Ok(Replica::new(group, raft, state, self.peers.clone(), &self.timings))
+        let quiet = if promised { Quiet::after_restart(&raft, self.node, &self.timings) } else { Quiet::over() };
+        Ok(Replica::new(group, raft, state, self.peers.clone(), &self.timings, quiet))
     }
 
     async fn log_of(&self, group: GroupId) -> Result<LogStore, GroupError> {

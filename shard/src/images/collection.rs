@@ -6,6 +6,7 @@ use std::sync::Arc;
 use omma_proto::internal::v1::StoredCollection;
 use parking_lot::{Mutex, RwLock};
 
+use super::audit::Audit;
 use super::checkpoint::Covered;
 use crate::attributes::AttributeIndex;
 use crate::group::state_machine::StateError;
@@ -19,6 +20,20 @@ pub(super) struct Collection {
     pub(super) attributes: RwLock<AttributeIndex>,
     /// What the newest checkpoint covers.
     pub(super) covered: Mutex<Covered>,
+    pub(super) audit: Mutex<Audit>,
+}
+
+impl Collection {
+    pub(super) fn new(
+        uid: u64,
+        dimension: usize,
+        index: LiveIndex,
+        attributes: AttributeIndex,
+        covered: Covered,
+    ) -> Self {
+        let (attributes, covered) = (RwLock::new(attributes), Mutex::new(covered));
+        Self { uid, dimension, index, attributes, covered, audit: Mutex::default() }
+    }
 }
 
 struct Entry {
@@ -90,8 +105,8 @@ impl Collections {
         }
         let dimension = dimension as usize;
         let index = LiveIndex::new(self.options.config(dimension))?;
-        let live =
-            Arc::new(Collection { uid, dimension, index, attributes: RwLock::default(), covered: Mutex::default() });
+        let attributes = AttributeIndex::default();
+        let live = Arc::new(Collection::new(uid, dimension, index, attributes, Covered::default()));
         self.insert(
             StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() },
             Some(live.clone()),

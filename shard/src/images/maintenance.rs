@@ -1,15 +1,16 @@
-//! A replica's background thread: tail into graph, checkpoints, rebuilds, and the remains of dropped collections.
+//! A replica's background thread: tail into graph, checkpoints, rebuilds, audits, and the remains of dropped collections.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use super::checkpoint;
 use super::collection::Collection;
 use super::keys;
 use super::open::Contents;
 use super::records::embeddings_from;
 use super::state::Inner;
+use super::{audit, checkpoint};
 use crate::attributes;
 use crate::group::state_machine::StateError;
 use crate::store::Batch;
@@ -33,11 +34,16 @@ impl Maintenance {
         let thread = std::thread::Builder::new().name(format!("images-{}", state.group)).spawn(move || {
             let mut wait = Duration::ZERO;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
-                wait = match round(&state) {
-                    Ok(true) => Duration::ZERO,
-                    Ok(false) => IDLE,
-                    Err(error) => {
+                // Its locks are not poisoned by a panic, and what it builds is lost with it: it may try again.
+                wait = match catch_unwind(AssertUnwindSafe(|| round(&state))) {
+                    Ok(Ok(true)) => Duration::ZERO,
+                    Ok(Ok(false)) => IDLE,
+                    Ok(Err(error)) => {
                         tracing::error!(group = state.group, %error, "maintenance failed; trying again");
+                        AFTER_FAILURE
+                    }
+                    Err(_) => {
+                        tracing::error!(group = state.group, "maintenance panicked; trying again");
                         AFTER_FAILURE
                     }
                 };
@@ -65,7 +71,7 @@ fn round(state: &Inner) -> Result<bool, StateError> {
     if !contents.is_settled() {
         return Ok(false);
     }
-    let mut busy = false;
+    let (mut busy, mut audited) = (false, false);
     for collection in contents.collections.all_live() {
         let moved = collection.index.drain(DRAIN)?;
         busy |= moved == DRAIN;
@@ -76,6 +82,8 @@ fn round(state: &Inner) -> Result<bool, StateError> {
         let covered = *collection.covered.lock();
         if checkpoint::is_due(covered, stats.graph, stats.watermark) {
             write_checkpoint(state, &contents, &collection)?;
+        } else if moved == 0 && !audited {
+            audited = audit::step(&contents, &collection, stats.watermark)?;
         }
     }
     for uid in contents.collections.to_clear() {
@@ -131,6 +139,8 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
         collection_uid = collection.uid,
         images = covered.count,
         bytes = export.bytes.len(),
+        attribute_bytes = attributes.len(),
+        attribute_memory = collection.attributes.read().memory_bytes(),
         took = ?started.elapsed(),
         "checkpoint written"
     );

@@ -21,6 +21,9 @@ use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMa
 use crate::index::Storage;
 use crate::store::Store;
 
+/// Old generations that may still be there at a start. Readers kept each of them for longer than an install waits.
+const LEFT_BEHIND: u64 = 16;
+
 /// How a replica keeps its images.
 #[derive(Debug, Clone)]
 pub struct ImagesConfig {
@@ -59,8 +62,6 @@ pub struct StateStats {
     pub tail: u64,
     /// Dead images in graphs.
     pub tombstones: u64,
-    /// Memory of the attribute indexes, in bytes; about.
-    pub attribute_bytes: u64,
     /// The log index that every collection's newest checkpoint covers.
     pub checkpoint: u64,
     /// Live images by collection.
@@ -72,9 +73,9 @@ impl ImageState {
     pub fn open(store: Store, group: GroupId, config: &ImagesConfig) -> Result<Self, StateError> {
         let options = IndexOptions { storage: config.storage, threads: config.index_threads };
         let generation = current_generation(&store, group)?;
-        // Left by an install that was cut off before or after its switch.
+        // Left by an install that was cut off before its switch, and by those that did not get to removing the old.
         remove_generation(&store, group, generation + 1)?;
-        if let Some(old) = generation.checked_sub(1) {
+        for old in generation.saturating_sub(LEFT_BEHIND)..generation {
             remove_generation(&store, group, old)?;
         }
         let contents = Contents::open(&store, group, generation, options.clone())?;
@@ -87,9 +88,10 @@ impl ImageState {
         self.inner.contents()
     }
 
-    /// Numbers for status and limits.
+    /// Numbers for status and limits, all of one moment. Blocks while entries are applied.
     pub fn stats(&self) -> StateStats {
         let contents = self.contents();
+        let _no_apply = contents.answers.lock();
         let mut stats = StateStats { applied: contents.applied(), ..StateStats::default() };
         let mut digest = Digest::default();
         for stored in contents.collections.all_stored().into_iter().filter(|c| !c.dropped) {
@@ -106,7 +108,6 @@ impl ImageState {
             stats.graph += index.graph as u64;
             stats.tail += index.tail as u64;
             stats.tombstones += index.tombstones as u64;
-            stats.attribute_bytes += collection.attributes.read().memory_bytes() as u64;
             let covered = keys::index_of(collection.covered.lock().watermark);
             checkpoint = Some(checkpoint.map_or(covered, |c: u64| c.min(covered)));
         }

@@ -9,7 +9,7 @@ mod reconcile;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
@@ -45,7 +45,13 @@ pub enum NodeError {
     /// Its encoder.
     #[error("cannot start the encoder: {0}")]
     Encoder(#[from] EncoderError),
+    /// A replica's log or state could not be written or read any more. What was acknowledged is on disk.
+    #[error("a replica has failed ({0}): see to the disk, then start the node again")]
+    Failed(GroupError),
 }
+
+/// How often it is looked whether all replicas run.
+const LOOK_FOR_FAILURES: Duration = Duration::from_millis(500);
 
 /// A replica of a shard group: consensus and state.
 #[derive(Clone)]
@@ -64,8 +70,8 @@ pub(crate) struct Node {
     pub(crate) metadata: MetadataMachine,
     pub(crate) metadata_replica: Replica,
     pub(crate) addresses: AddressBook,
-    /// Searches that run at once: more would only take turns on the cores.
-    pub(crate) searches: Semaphore,
+    /// Reads that run at once: more would only take turns on the cores.
+    pub(crate) reads: Arc<Semaphore>,
     store: Store,
     shards: RwLock<HashMap<GroupId, Shard>>,
     _identity: Identity,
@@ -91,7 +97,7 @@ impl Node {
             metadata,
             metadata_replica,
             addresses,
-            searches: Semaphore::new(cores() * 2),
+            reads: Arc::new(Semaphore::new(cores() * 2)),
             store,
             shards: RwLock::default(),
             _identity: identity,
@@ -132,6 +138,19 @@ impl Node {
                 bootstrap::find_cluster(&self).await;
                 tokio::join!(bootstrap::stay_known(&self), reconcile::follow(&self), cleanup::finish_deletions(&self));
             } => {}
+        }
+    }
+
+    /// Returns when a replica has failed. Only a new process can open its stores again, and until then the node would
+    /// look like a member of groups that it takes no part in.
+    pub(crate) async fn failed(&self) -> NodeError {
+        loop {
+            let shards = self.shards();
+            let mut replicas = shards.iter().map(|s| &s.replica).chain(std::iter::once(&self.metadata_replica));
+            if let Some(error) = replicas.find_map(Replica::failure) {
+                return NodeError::Failed(error);
+            }
+            tokio::time::sleep(LOOK_FOR_FAILURES).await;
         }
     }
 
