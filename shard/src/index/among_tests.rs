@@ -1,5 +1,6 @@
 //! Recall and cost of searches among some of the keys: chosen at random, or so that they lie far from the query.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use omma_proto::v1::attribute_value::Kind;
@@ -94,7 +95,10 @@ fn recall_does_not_fall_however_few_or_far_the_allowed_are() {
         assert_eq!(hits.len(), WANTED.min(selection.len()));
         setting.recall(query, selection, &hits)
     };
-    assert!(matches!(way(5_000, 10_000), Way::Graph { .. }) && way(2_000, 10_000) == Way::Scan, "both ways are taken");
+    assert!(
+        matches!(way(5_000, 10_000, 128), Way::Graph { .. }) && way(2_000, 10_000, 128) == Way::Scan,
+        "both ways are taken"
+    );
     let order = setting.at_random();
     for share in SHARES {
         let selection = setting.selection(&order, share);
@@ -134,7 +138,7 @@ fn measure_searches_among_some() {
     let all = setting.selection(&setting.at_random(), 1.0);
     let recalls: Vec<f64> = setting.queries.iter().zip(&found).map(|(q, hits)| setting.recall(q, &all, hits)).collect();
     println!("{wanted}: without a filter {free:.3} ms, recall@{K} {:.4}", mean(&recalls));
-    println!("| allowed | scan ms | graph ms | chosen | chosen ms | recall: graph | chosen |");
+    println!("| allowed | scan ms | graph ms | refused | chosen | chosen ms | recall: graph | chosen |");
     for share in SHARES {
         let selection = setting.selection(&setting.at_random(), share);
         row(&setting, &format!("{:.1} %, at random", share * 100.0), &setting.queries, &|_| None, &selection);
@@ -157,21 +161,24 @@ fn row<'a>(
     let generation = &setting.generation;
     let selected = |q: &[f32]| of(q).unwrap_or(same);
     let (scan, _) = timed(queries, |q| generation.graph.scan(q, WANTED, &mut selected(q).keys()).unwrap());
+    let refused = AtomicUsize::new(0);
     let (walk, walked) = timed(queries, |q| {
         let among = selected(q);
-        generation.walk(q, WANTED, &|key| among.contains(key), usize::MAX).unwrap().unwrap()
+        let allow = |key| among.contains(key) || refused.fetch_add(1, Ordering::Relaxed) == usize::MAX;
+        generation.walk(q, WANTED, &allow, usize::MAX).unwrap().unwrap()
     });
+    let refused = refused.into_inner() / queries.len();
     let (chosen, found) = timed(queries, |q| generation.search(q, WANTED, Some(selected(q))).unwrap());
     let recall = |all: &[Vec<Candidate>]| {
         let each = queries.iter().zip(all).map(|(q, hits)| setting.recall(q, selected(q), hits));
         mean(&each.collect::<Vec<_>>())
     };
-    let way = match way(same.len(), generation.graph.len()) {
+    let way = match way(same.len(), generation.graph.len(), 128) {
         Way::Scan => "scan",
         Way::Graph { .. } => "graph",
     };
     println!(
-        "| {name} | {scan:.3} | {walk:.3} | {way} | {chosen:.3} | {:.4} | {:.4} |",
+        "| {name} | {scan:.3} | {walk:.3} | {refused} | {way} | {chosen:.3} | {:.4} | {:.4} |",
         recall(&walked),
         recall(&found)
     );

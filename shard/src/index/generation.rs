@@ -91,7 +91,7 @@ impl Generation {
         };
         let allow = |key| among.contains(key) && lives(key);
         let mut hits = self.beside.search(query, k, Some(&allow));
-        let walked = match way(among.len(), self.graph.len()) {
+        let walked = match way(among.len(), self.graph.len(), self.graph.expansion_search().max(k)) {
             Way::Scan => None,
             Way::Graph { patience } => self.walk(query, k, &allow, patience)?,
         };

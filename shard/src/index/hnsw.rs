@@ -70,6 +70,11 @@ impl Hnsw {
         }
     }
 
+    /// Candidates that a search keeps, if it is asked for fewer.
+    pub(super) fn expansion_search(&self) -> usize {
+        self.config.expansion_search
+    }
+
     /// The graph as bytes. Searches go on; whoever calls keeps inserts away, else they and later searches wait.
     pub fn export(&self) -> Result<Vec<u8>, IndexError> {
         let index = self.index.read();
