@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod api;
+mod attributes;
 mod config;
 pub mod encoder;
 mod format;
