@@ -16,6 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::client::{Client, channel};
 use crate::convergence::{Shape, not_converged, not_near, not_ready};
 use crate::folders::{binary, target_folder};
+use crate::network::{Network, Party};
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::runtime::onnxruntime;
@@ -45,13 +46,29 @@ pub struct ClusterOptions {
     pub replication: usize,
     /// More flags for `omma-shard`.
     pub shard_flags: Vec<String>,
+    /// Whether all calls to shard nodes go through a [`Network`] that can be harmed.
+    pub proxied: bool,
+    /// What the shard nodes run: `omma-shard`, or a build of it that is broken on purpose.
+    pub shard_binary: String,
+    /// More environment for shard nodes.
+    pub environment: Vec<(String, String)>,
 }
 
 impl ClusterOptions {
     /// Three shard nodes, three groups, replication three, one coordinator.
     pub fn named(name: &str) -> Self {
         let name = name.to_owned();
-        Self { name, shard_nodes: 3, coordinators: 1, groups: 3, replication: 3, shard_flags: Vec::new() }
+        Self {
+            name,
+            shard_nodes: 3,
+            coordinators: 1,
+            groups: 3,
+            replication: 3,
+            shard_flags: Vec::new(),
+            proxied: false,
+            shard_binary: "omma-shard".to_owned(),
+            environment: Vec::new(),
+        }
     }
 
     /// One node that holds everything.
@@ -73,6 +90,7 @@ pub struct Cluster {
     options: ClusterOptions,
     shards: Vec<Shard>,
     coordinators: Vec<(Process, String)>,
+    network: Option<Network>,
     // Dropped after the processes, before the gate opens.
     _watchdog: Watchdog,
     _gate: SemaphorePermit<'static>,
@@ -110,11 +128,20 @@ impl Cluster {
 
         let addresses: Vec<String> = addresses(options.shard_nodes)?;
         let peers = addresses.join(",");
+        let mut network = options.proxied.then(|| Network::new(&run));
         let mut shards = Vec::new();
         for (i, address) in addresses.iter().enumerate() {
             let data = run.join(format!("shard-{i}"));
+            let listen = match &mut network {
+                None => address.clone(),
+                Some(network) => {
+                    let behind = format!("127.0.0.1:{}", free_port()?);
+                    network.proxy(Party::Shard(i), address, &behind)?;
+                    behind
+                }
+            };
             let mut arguments = flags(&[
-                ("--listen", address),
+                ("--listen", &listen),
                 ("--advertise", address),
                 ("--data", &data.display().to_string()),
                 ("--peers", &peers),
@@ -124,20 +151,21 @@ impl Cluster {
                 ("--device", "cpu"),
             ]);
             arguments.extend(options.shard_flags.iter().cloned());
-            let name = format!("shard-{i}");
+            let name = Party::Shard(i).to_string();
             let log = logs.join(format!("{name}.log"));
-            let process = Process::new(name, binary("omma-shard")?, arguments, log, &run);
+            let process = Process::new(name, binary(&options.shard_binary)?, arguments, log, &run);
+            let process = process.environment(&options.environment);
             shards.push(Shard { process, address: address.clone(), data });
         }
         let mut coordinators = Vec::new();
         for (i, address) in self::addresses(options.coordinators)?.into_iter().enumerate() {
             let arguments = flags(&[("--listen", &address), ("--shard-nodes", &peers)]);
-            let name = format!("coordinator-{i}");
+            let name = Party::Coordinator(i).to_string();
             let log = logs.join(format!("{name}.log"));
             let process = Process::new(name, binary("omma-coordinator")?, arguments, log, &run);
             coordinators.push((process, address));
         }
-        let cluster = Self { options, shards, coordinators, _watchdog: watchdog, _gate: gate };
+        let cluster = Self { options, shards, coordinators, network, _watchdog: watchdog, _gate: gate };
         for process in cluster.processes() {
             process.start()?;
         }
@@ -156,6 +184,19 @@ impl Cluster {
     pub fn shape(&self) -> Shape {
         let o = &self.options;
         Shape { nodes: o.shard_nodes, groups: o.groups, replication: o.replication }
+    }
+
+    /// What calls to shard nodes go through.
+    ///
+    /// # Errors
+    /// If the cluster was not started with `proxied`.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_ref().context("the cluster was started without a network that can be harmed")
+    }
+
+    /// Number of coordinators.
+    pub fn coordinators(&self) -> usize {
+        self.coordinators.len()
     }
 
     /// Number of shard nodes.
