@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use super::state_machine::StateMachine;
 use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
 use super::types::{Command, Config, Raft};
+use crate::broken;
 
 /// Proposals of one group that may wait at a time.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -67,6 +69,8 @@ struct Inner {
     /// … and for the KiB of their commands.
     room: Arc<Semaphore>,
     states: watch::Receiver<GroupState>,
+    /// The term in which this replica last began to hand the leadership over; 0: never.
+    handed_over: AtomicU64,
     receiving: Mutex<()>,
     /// Time in which a group that works elects a leader.
     election: Duration,
@@ -99,6 +103,7 @@ impl Replica {
             admission: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             room: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
             states,
+            handed_over: AtomicU64::new(0),
             receiving: Mutex::new(()),
             election: timings.election_max * 2,
             patience: timings.heartbeat * 2,
@@ -180,9 +185,13 @@ impl Replica {
                     Err(_) => Err(late),
                 }
             }
+            Barrier::Linearizable if broken::serves_stale_reads() => Ok(self.status().applied),
             Barrier::Linearizable => {
-                // By the lease; if that is out, a round of heartbeats renews it.
-                let lease = LinearizerOption::new(None, true).with_wait_timeout(deadline.left());
+                // By the lease; if that is out, a round of heartbeats renews it. Who takes over on request is elected
+                // although the lease lasts, so that from then on only a round proves that nobody has.
+                let handing_over = self.0.handed_over.load(Ordering::Acquire) == self.status().term;
+                let age = handing_over.then_some(Duration::ZERO);
+                let lease = LinearizerOption::new(age, true).with_wait_timeout(deadline.left());
                 let read = tokio::time::timeout_at(deadline.instant(), self.0.raft.ensure_linearizable(lease)).await;
                 match read.map_err(|_| late)? {
                     Ok(at) => Ok(self.status().applied.max(at.index())),
@@ -266,6 +275,7 @@ impl Replica {
         if !state.voters.contains(&to) {
             return Err(self.refused("the new leader must be a voter"));
         }
+        self.0.handed_over.store(state.term, Ordering::Release);
         self.0.raft.trigger().transfer_leader(to).await.map_err(|e| self.fatal(&e))?;
         let mut states = self.watch();
         let me = state.leader;
