@@ -5,6 +5,7 @@
 //! index`; nothing imports `api`, and `store` and `format` are at the bottom.
 
 mod api;
+mod broken;
 mod config;
 pub mod encoder;
 mod format;
