@@ -13,13 +13,14 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::client::{Client, channel};
+use crate::client::Client;
 use crate::convergence::{Shape, not_converged, not_near, not_ready};
 use crate::folders::{binary, target_folder};
 use crate::network::{Network, Party};
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::runtime::onnxruntime;
+use crate::secured::Secured;
 use crate::watchdog::Watchdog;
 
 /// Until a cluster serves, at most.
@@ -52,6 +53,10 @@ pub struct ClusterOptions {
     pub shard_binary: String,
     /// More environment for shard nodes.
     pub environment: Vec<(String, String)>,
+    /// More flags for `omma-coordinator`.
+    pub coordinator_flags: Vec<String>,
+    /// Under TLS on all ports, and with API keys.
+    pub secured: bool,
 }
 
 impl ClusterOptions {
@@ -68,6 +73,8 @@ impl ClusterOptions {
             proxied: false,
             shard_binary: "omma-shard".to_owned(),
             environment: Vec::new(),
+            coordinator_flags: Vec::new(),
+            secured: false,
         }
     }
 
@@ -82,6 +89,20 @@ impl ClusterOptions {
         self.shard_flags.extend(flags.iter().map(|&f| f.to_owned()));
         self
     }
+
+    /// Adds flags for `omma-coordinator`.
+    #[must_use]
+    pub fn coordinator_flags(mut self, flags: &[&str]) -> Self {
+        self.coordinator_flags.extend(flags.iter().map(|&f| f.to_owned()));
+        self
+    }
+
+    /// TLS on all ports, and API keys.
+    #[must_use]
+    pub fn secured(mut self) -> Self {
+        self.secured = true;
+        self
+    }
 }
 
 /// A running cluster. Dropping it kills its processes and deletes its data; the logs stay.
@@ -91,6 +112,7 @@ pub struct Cluster {
     shards: Vec<Shard>,
     coordinators: Vec<(Process, String)>,
     network: Option<Network>,
+    secured: Option<Secured>,
     // Dropped after the processes, before the gate opens.
     _watchdog: Watchdog,
     _gate: SemaphorePermit<'static>,
@@ -125,6 +147,7 @@ impl Cluster {
         let run = target.join("cluster-data").join(format!("{}-{}", options.name, std::process::id()));
         std::fs::create_dir_all(&run)?;
         let watchdog = Watchdog::over(&run)?;
+        let secured = options.secured.then(|| Secured::new(&run)).transpose()?;
 
         let addresses: Vec<String> = addresses(options.shard_nodes)?;
         let peers = addresses.join(",");
@@ -151,6 +174,7 @@ impl Cluster {
                 ("--device", "cpu"),
             ]);
             arguments.extend(options.shard_flags.iter().cloned());
+            arguments.extend(secured.iter().flat_map(|s| s.peer_flags("shard")));
             let name = Party::Shard(i).to_string();
             let log = logs.join(format!("{name}.log"));
             let process = Process::new(name, binary(&options.shard_binary)?, arguments, log, &run);
@@ -159,13 +183,15 @@ impl Cluster {
         }
         let mut coordinators = Vec::new();
         for (i, address) in self::addresses(options.coordinators)?.into_iter().enumerate() {
-            let arguments = flags(&[("--listen", &address), ("--shard-nodes", &peers)]);
+            let mut arguments = flags(&[("--listen", &address), ("--shard-nodes", &peers)]);
+            arguments.extend(options.coordinator_flags.iter().cloned());
+            arguments.extend(secured.iter().flat_map(|s| [s.peer_flags("coordinator"), s.public_flags()].concat()));
             let name = Party::Coordinator(i).to_string();
             let log = logs.join(format!("{name}.log"));
             let process = Process::new(name, binary("omma-coordinator")?, arguments, log, &run);
             coordinators.push((process, address));
         }
-        let cluster = Self { options, shards, coordinators, network, _watchdog: watchdog, _gate: gate };
+        let cluster = Self { options, shards, coordinators, network, secured, _watchdog: watchdog, _gate: gate };
         for process in cluster.processes() {
             process.start()?;
         }
@@ -241,7 +267,30 @@ impl Cluster {
     /// # Errors
     /// If there is none.
     pub fn client(&self) -> Result<Client> {
-        Client::to(self.address()?)
+        self.connect(self.address()?)
+    }
+
+    fn connect(&self, address: &str) -> Result<Client> {
+        match &self.secured {
+            Some(secured) => Client::with_key(secured.channel(address)?, secured.key()),
+            None => Client::to(address),
+        }
+    }
+
+    /// Certificates and keys.
+    ///
+    /// # Errors
+    /// If the cluster is not secured.
+    pub fn secured(&self) -> Result<&Secured> {
+        self.secured.as_ref().context("the cluster is not secured")
+    }
+
+    /// The process of coordinator `i`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn coordinator_process(&self, i: usize) -> Result<&Process> {
+        Ok(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.0)
     }
 
     /// A new connection to coordinator `i`.
@@ -249,7 +298,7 @@ impl Cluster {
     /// # Errors
     /// If there is none.
     pub fn client_of(&self, i: usize) -> Result<Client> {
-        Client::to(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.1)
+        self.connect(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.1)
     }
 
     /// The cluster's status, as the first coordinator sees it.
@@ -336,7 +385,7 @@ impl Cluster {
     pub async fn wait_ready(&self, patience: Duration) -> Result<()> {
         self.wait("ready", patience, async |cluster: &Self| {
             for (_, address) in &cluster.coordinators {
-                let mut health = HealthClient::new(channel(address)?);
+                let mut health = HealthClient::new(cluster.connect(address)?.channel());
                 let answer = health.check(HealthCheckRequest::default()).await?.into_inner();
                 if answer.status() != ServingStatus::Serving {
                     bail!("{address} is {:?}", answer.status());

@@ -27,6 +27,7 @@ pub mod python;
 pub mod refusal;
 pub mod replicas;
 pub mod runtime;
+pub mod secured;
 pub mod storm;
 pub mod vectors;
 pub mod watchdog;
