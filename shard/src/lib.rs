@@ -8,6 +8,7 @@
 
 mod api;
 mod attributes;
+mod broken;
 mod config;
 pub mod encoder;
 mod format;
