@@ -59,6 +59,8 @@ pub(crate) enum Command {
     /// Create, show, list and delete collections
     #[command(subcommand)]
     Collection(collection::CollectionCommand),
+    /// Print where the ONNX Runtime library is, got from its Python package if it is not there yet
+    RuntimeLibrary,
     /// Run one shard node in the foreground, with the flags of omma-shard
     #[command(disable_help_flag = true)]
     Shard(Forwarded),
