@@ -3,14 +3,13 @@
 import base64
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
-from conftest import CHART, ROOT, one, pod_of, render
+from conftest import CHART, ROOT, one, pod_of, render, render_text
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("jq") and shutil.which("openssl")), reason="jq or openssl is not there"
@@ -39,6 +38,12 @@ print(status, end="")
 """
 
 
+OMMA = r"""#!/bin/sh
+[ "$*" = "--json keys new admin --roles read,write,admin --collections *" ] || exit 2
+echo '{"key": "omma_admin_secret", "line": "admin sha256:abc read,write,admin *"}'
+"""
+
+
 class Hook:
     """The credentials hook, with the environment that the chart gives it."""
 
@@ -48,7 +53,7 @@ class Hook:
         tools, account = folder / "bin", folder / "account"
         for path in (self.secrets, self.work, tools, account):
             path.mkdir(exist_ok=True)
-        for name, script in (("curl", CURL),):
+        for name, script in (("curl", CURL), ("omma", OMMA)):
             (tools / name).write_text(script)
             (tools / name).chmod(0o755)
         (account / "token").write_text("token")
@@ -103,6 +108,11 @@ def test_certificates_say_who_may_do_what(hook, tmp_path):
         assert files["tls.key"].startswith("-----BEGIN PRIVATE KEY-----"), "PKCS#8"
 
 
+def test_the_key_file_has_the_line_and_the_key_stands_beside_it(hook):
+    assert hook.run().returncode == 0
+    assert hook.files("omma-api-keys") == {"keys": "admin sha256:abc read,write,admin *\n", "admin": "omma_admin_secret"}
+
+
 def test_what_is_there_stays(hook):
     assert hook.run().returncode == 0
     before = {path.name: path.read_text() for path in hook.secrets.iterdir()}
@@ -150,7 +160,7 @@ def drain(folder, nodes: list[dict], replicas: int, fails: str = "") -> tuple[su
         f'[ "$a" != "{fails}" ];; *) exit 2;; esac\n'
     )
     (folder / "omma").chmod(0o755)
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "REPLICAS": str(replicas), "PODS": "omma-shard", "DRAIN_SECONDS": "60"}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "REPLICAS": str(replicas), "PODS": "omma-shard"}
     script = (CHART / "files" / "hooks" / "drain.sh").read_text().replace("/tmp/nodes", str(folder / "nodes"))
     done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=30)
     return done, log.read_text().split()
@@ -178,24 +188,14 @@ def test_a_drain_that_fails_stops_the_upgrade(tmp_path):
 
 
 def test_the_script_for_kind_makes_a_pod_that_stays():
-    objects = [o for o in render() if o["kind"] in ("Pod", "ConfigMap")]
-    hooks = "\n---\n".join(template_text(kind) for kind in ("find",))
+    text = render_text("{}", "--show-only", "templates/tests/find.yaml")
     command = [sys.executable, ROOT / "deploy" / "kind" / "client_pod.py", "omma-try"]
-    done = subprocess.run(command, input=hooks, capture_output=True, text=True, check=True)
-    pod = yaml.safe_load(done.stdout)
-    original = next(o for o in objects if o["kind"] == "Pod")
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    pod, original = yaml.safe_load(done.stdout), one(render(), "Pod", "omma-test")
     assert pod["metadata"]["name"] == "omma-try" and "annotations" not in pod["metadata"]
-    assert pod["spec"]["containers"][0]["command"] == ["sleep", "infinity"]
+    [container] = pod["spec"]["containers"]
+    assert container["command"] == ["sleep", "infinity"]
     assert "activeDeadlineSeconds" not in pod["spec"]
-    assert pod["spec"]["containers"][0]["env"] == original["spec"]["containers"][0]["env"]
+    assert container["env"] == original["spec"]["containers"][0]["env"]
     volumes = {v["name"] for v in pod["spec"]["volumes"]}
-    assert volumes == {"tls-public", "tmp"} == {m["name"] for m in pod["spec"]["containers"][0]["volumeMounts"]}
-
-
-def template_text(name: str) -> str:
-    """A template of the chart as helm prints it."""
-    from conftest import _render
-
-    text = _render("{}", "--show-only", f"templates/tests/{name}.yaml")
-    assert re.search(r"^kind: Pod$", text, flags=re.MULTILINE)
-    return text
+    assert volumes == {"tls-public", "tmp"} == {m["name"] for m in container["volumeMounts"]}

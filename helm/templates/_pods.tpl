@@ -82,6 +82,8 @@ readinessProbe:
 {{- $tls := .root.Values.tls -}}
 - name: OMMA_LOG
   value: {{ .root.Values.telemetry.log | quote }}
+- name: OMMA_TRACE_SAMPLE
+  value: {{ .root.Values.telemetry.traceSample | quote }}
 {{- if $tls.enabled }}
 - name: OMMA_PEER_TLS_CERT
   value: /etc/omma/tls-peer/tls.crt

@@ -13,6 +13,6 @@ omma --json status |
 while read -r ordinal address; do
     echo "draining $PODS-$ordinal ($address)"
     # Not the list of what is left to do.
-    omma --timeout "${DRAIN_SECONDS}s" cluster drain "$address" < /dev/null
+    omma cluster drain "$address" < /dev/null
 done < /tmp/nodes
 echo "drained: $(wc -l < /tmp/nodes)"
