@@ -43,6 +43,11 @@ def test_scaling_does_not_restart_the_pods_that_stay():
     assert pod_of(coordinator({"shard": {"replicas": 3}})) == pod_of(coordinator({"shard": {"replicas": 4}}))
 
 
+def test_a_new_version_of_the_chart_alone_restarts_nothing():
+    for thing in (coordinator(), shard()):
+        assert not [name for name in pod_of(thing)["metadata"]["labels"] if "version" in name or "chart" in name]
+
+
 def test_certificates_fit_the_addresses():
     certificates = {
         o["metadata"]["name"]: o["spec"]

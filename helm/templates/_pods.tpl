@@ -17,7 +17,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* Image, and where pods may run: (dict "root" . "component" "shard" "values" .Values.shard). */}}
+{{/* Where pods may run: (dict "root" . "component" "shard" "values" .Values.shard). */}}
 {{- define "omma.scheduling" -}}
 {{- $selector := include "omma.selector" . -}}
 {{- with .values.nodeSelector }}
@@ -49,12 +49,12 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{- define "omma.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
+{{- with .Values.image.pullSecrets -}}
 imagePullSecrets:
 {{- range . }}
   - name: {{ . }}
 {{- end }}
-{{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* Started: it answers, and what was on disk is read. Alive: its event loop answers. Ready: it can serve or forward,
@@ -99,7 +99,7 @@ readinessProbe:
 
 {{/* The flags of a server that both have. */}}
 {{- define "omma.args" -}}
-{{- if .Values.telemetry.logJson }}
+{{- if .Values.telemetry.logJson -}}
 - --log-json
 {{- end }}
 {{- with .Values.telemetry.otlpEndpoint }}
@@ -126,25 +126,22 @@ readinessProbe:
 {{- end -}}
 
 {{- define "omma.cliMounts" -}}
+- {name: tmp, mountPath: /tmp}
 {{- if .Values.tls.enabled }}
-- name: tls-public
-  mountPath: /etc/omma/tls-public
-  readOnly: true
+- {name: tls-public, mountPath: /etc/omma/tls-public, readOnly: true}
 {{- end }}
-- name: tmp
-  mountPath: /tmp
 {{- end -}}
 
 {{/* The authority alone: the command line has no use for the key. */}}
 {{- define "omma.cliVolumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 64Mi}
 {{- if .Values.tls.enabled }}
 - name: tls-public
   secret:
     secretName: {{ include "omma.tlsSecret" (dict "root" . "name" "public") }}
     items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
-- name: tmp
-  emptyDir: {sizeLimit: 64Mi}
 {{- end -}}
 
 {{- define "omma.cliResources" -}}

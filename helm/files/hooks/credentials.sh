@@ -67,8 +67,8 @@ authority() {
         store "$NAME-tls-ca" Opaque ca.crt=ca.crt ca.key=ca.key
         present "$NAME-tls-ca"
     fi
-    jq -r '.data["ca.crt"] | @base64d' answer > ca.crt
-    jq -r '.data["ca.key"] | @base64d' answer > ca.key
+    jq -j '.data["ca.crt"] | @base64d' answer > ca.crt
+    jq -j '.data["ca.key"] | @base64d' answer > ca.key
 }
 
 # PART ROLE NAMES…: a certificate for public, coordinator or shard; the role of a peer is a URI in it.
