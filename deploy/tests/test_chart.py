@@ -173,16 +173,6 @@ def test_traces_and_their_way_out():
     assert {"ports": [{"protocol": "TCP", "port": 4317}]} in policy["egress"]
 
 
-def test_pods_that_go_are_drained_first():
-    names = [o["metadata"]["name"] for o in render()]
-    assert "omma-drain" not in names, "nothing to drain when a release begins"
-    job = one(render(None, "--is-upgrade"), "Job", "omma-drain")
-    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
-    env = env_of(job)
-    assert env["REPLICAS"] == "3" and env["PODS"] == "omma-shard"
-    assert "omma-drain" not in [o["metadata"]["name"] for o in render({"shard": {"scaleDown": "refuse"}}, "--is-upgrade")]
-
-
 @pytest.mark.parametrize(
     ("values", "says"),
     [

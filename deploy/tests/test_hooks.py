@@ -150,20 +150,21 @@ def test_the_hook_may_read_what_it_asks_for(hook):
     assert {path.name for path in hook.secrets.iterdir()} <= readable
 
 
-def drain(folder, nodes: list[dict], replicas: int, fails: str = "") -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Runs the drain hook on a cluster with `nodes`; returns what it drained, in order."""
-    status, log = folder / "status.json", folder / "drained"
+def scale(folder, nodes: list[dict], action: str, ordinals: range, fails: str = ""):
+    """Runs the hook that drains and undrains on a cluster with `nodes`; returns how it ended, and of which nodes."""
+    status, log = folder / "status.json", folder / "log"
     status.write_text(json.dumps({"nodes": nodes}))
     log.write_text("")
     (folder / "omma").write_text(
-        f'#!/bin/sh\ncase "$*" in *status*) cat {status};; *drain*) for a; do :; done; echo "$a" >> {log}; '
-        f'[ "$a" != "{fails}" ];; *) exit 2;; esac\n'
+        f'#!/bin/sh\ncase "$*" in *status*) cat {status};; "cluster {action} "*) echo "$3" >> {log}; '
+        f'[ "$3" != "{fails}" ];; *) exit 2;; esac\n'
     )
     (folder / "omma").chmod(0o755)
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "REPLICAS": str(replicas), "PODS": "omma-shard"}
-    script = (CHART / "files" / "hooks" / "drain.sh").read_text().replace("/tmp/nodes", str(folder / "nodes"))
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PODS": "omma-shard", "ACTION": action}
+    environment |= {"FROM": str(ordinals.start), "BELOW": str(ordinals.stop)}
+    script = (CHART / "files" / "hooks" / "scale.sh").read_text().replace("/tmp/nodes", str(folder / "nodes"))
     done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=30)
-    return done, log.read_text().split()
+    return done, [address.split(".")[0] for address in log.read_text().split()]
 
 
 def node(ordinal: int, state: str = "active") -> dict:
@@ -171,20 +172,27 @@ def node(ordinal: int, state: str = "active") -> dict:
 
 
 def test_the_last_pods_are_drained_first(tmp_path):
-    done, drained = drain(tmp_path, [node(n) for n in (0, 10, 2, 9, 1)], 3)
+    done, drained = scale(tmp_path, [node(n) for n in (0, 10, 2, 9, 1)], "drain", range(3, 1000000))
     assert done.returncode == 0, done.stderr
-    assert [a.split(".")[0] for a in drained] == ["omma-shard-10", "omma-shard-9"]
+    assert drained == ["omma-shard-10", "omma-shard-9"]
 
 
 def test_pods_that_stay_or_hold_nothing_are_left_alone(tmp_path):
-    done, drained = drain(tmp_path, [node(0), node(1), node(2), node(3, "drained")], 3)
+    done, drained = scale(tmp_path, [node(0), node(1), node(2), node(3, "drained")], "drain", range(3, 1000000))
     assert done.returncode == 0 and drained == []
 
 
 def test_a_drain_that_fails_stops_the_upgrade(tmp_path):
-    done, drained = drain(tmp_path, [node(3), node(4)], 3, fails=node(4)["address"])
+    done, drained = scale(tmp_path, [node(3), node(4)], "drain", range(3, 1000000), fails=node(4)["address"])
     assert done.returncode != 0
     assert len(drained) == 1, "the next one must not begin"
+
+
+def test_pods_that_come_back_are_used_again_and_no_others(tmp_path):
+    nodes = [node(0), node(1, "drained"), node(2), node(3, "drained"), node(4)]
+    done, undrained = scale(tmp_path, nodes, "undrain", range(3, 5))
+    assert done.returncode == 0, done.stderr
+    assert undrained == ["omma-shard-3"], "somebody drained omma-shard-1 for a reason"
 
 
 def test_the_script_for_kind_makes_a_pod_that_stays():
