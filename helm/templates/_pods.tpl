@@ -114,9 +114,6 @@ readinessProbe:
 {{- if .Values.tls.enabled }}
 - name: OMMA_CA
   value: /etc/omma/tls-public/ca.crt
-{{- else }}
-- name: OMMA_INSECURE_PLAINTEXT
-  value: "true"
 {{- end }}
 {{- if .Values.auth.enabled }}
 - name: OMMA_API_KEY
