@@ -23,12 +23,12 @@ class Refused(Exception):
 
 
 @functools.cache
-def render_text(values: str, *flags: str) -> str:
+def render_text(values: str, *flags: str, chart: pathlib.Path = CHART) -> str:
     """What helm prints for `values`, which are JSON. Skips the test where there is no helm."""
     helm = os.environ.get("HELM") or shutil.which("helm")
     if not helm:
         pytest.skip("helm is not there")
-    command = [helm, "template", "omma", str(CHART), "--namespace", "search"]
+    command = [helm, "template", "omma", str(chart), "--namespace", "search"]
     command += ["--kube-version", KUBERNETES, "--values", "-", *flags]
     done = subprocess.run(command, input=values, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
@@ -36,9 +36,13 @@ def render_text(values: str, *flags: str) -> str:
     return done.stdout
 
 
-def render(values: dict | None = None, *flags: str) -> list[dict]:
+def render(values: dict | None = None, *flags: str, chart: pathlib.Path = CHART) -> list[dict]:
     """The chart's objects, hooks and tests among them, with `values` on top of the defaults."""
-    text = render_text(json.dumps(values or {}), *flags)
+    return parse(render_text(json.dumps(values or {}), *flags, chart=chart))
+
+
+def parse(text: str) -> list[dict]:
+    """The objects in helm's output."""
     return [document for document in yaml.load_all(text, Loader) if document]
 
 

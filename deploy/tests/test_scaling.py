@@ -1,92 +1,19 @@
 """What happens to data when the number of shard nodes changes: the chart rendered beside a stand-in for Kubernetes, which
 says how many there are now."""
 
-import http.server
 import json
-import os
 import re
-import subprocess
-import threading
 
 import pytest
-import yaml
-from conftest import CHART, KUBERNETES, Refused, one, pod_of, render
-
-
-class Kubernetes(http.server.BaseHTTPRequestHandler):
-    """Knows one StatefulSet, or none."""
-
-    replicas: int | None = None
-
-    def do_GET(self):
-        path = self.path.split("?")[0]
-        answers = {
-            "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
-            "/api": {"kind": "APIVersions", "versions": ["v1"]},
-            "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": []},
-            "/apis": {
-                "kind": "APIGroupList",
-                "groups": [
-                    {
-                        "name": "apps",
-                        "versions": [{"groupVersion": "apps/v1", "version": "v1"}],
-                        "preferredVersion": {"groupVersion": "apps/v1", "version": "v1"},
-                    }
-                ],
-            },
-            "/apis/apps/v1": {
-                "kind": "APIResourceList",
-                "groupVersion": "apps/v1",
-                "resources": [{"name": "statefulsets", "kind": "StatefulSet", "namespaced": True, "verbs": ["get"]}],
-            },
-        }
-        if self.replicas is not None:
-            answers["/apis/apps/v1/namespaces/search/statefulsets/omma-shard"] = {
-                "apiVersion": "apps/v1",
-                "kind": "StatefulSet",
-                "metadata": {"name": "omma-shard", "namespace": "search"},
-                "spec": {"replicas": self.replicas},
-            }
-        missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
-        body = json.dumps(answers.get(path, missing)).encode()
-        self.send_response(200 if path in answers else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+from conftest import Refused, one, parse, pod_of, render, render_text
+from stand_in import kubernetes
 
 
 def upgrade(tmp_path, now: int | None, values: dict) -> list[dict]:
     """What an upgrade to `values` would do where there are `now` shard pods."""
-    handler = type("Now", (Kubernetes,), {"replicas": now})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "x", "cluster": {"server": url}}],
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-        "users": [{"name": "x", "user": {}}],
-        "current-context": "x",
-    }
-    (tmp_path / "kubeconfig").write_text(json.dumps(config))
-    command = [os.environ.get("HELM", "helm"), "template", "omma", str(CHART), "--namespace", "search", "--is-upgrade"]
-    command += ["--kube-version", KUBERNETES, "--dry-run=server", "--kubeconfig", str(tmp_path / "kubeconfig"), "--values", "-"]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(values), env=environment, capture_output=True, text=True, timeout=60
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
-    if done.returncode != 0:
-        raise Refused(done.stderr)
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    with kubernetes(tmp_path, now) as kubeconfig:
+        text = render_text(json.dumps(values), "--is-upgrade", "--dry-run=server", "--kubeconfig", kubeconfig)
+    return parse(text)
 
 
 def jobs(objects: list[dict]) -> dict[str, dict]:
@@ -99,11 +26,6 @@ def jobs(objects: list[dict]) -> dict[str, dict]:
             environment["on"] = thing["metadata"]["annotations"]["helm.sh/hook"]
             found[thing["metadata"]["name"]] = environment
     return found
-
-
-@pytest.fixture(autouse=True)
-def helm():
-    render()  # Skips where there is no helm.
 
 
 def test_pods_that_go_are_drained_before_the_upgrade(tmp_path):
