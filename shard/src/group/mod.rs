@@ -17,6 +17,7 @@ mod log_writer;
 mod machine;
 mod network;
 pub mod peers;
+mod quiet;
 pub mod replica;
 mod snapshot;
 pub mod state_machine;
