@@ -47,7 +47,8 @@ struct Searches {
 async fn search(client: Client, seed: u64, counts: Arc<Searches>) {
     let mut rng = generator(seed, 77);
     while !counts.stop.load(Ordering::Relaxed) {
-        let query = Query { target: Some(by_vector(&unit_vector(&mut rng, DIMENSION))), k: 10, min_score: None };
+        let query =
+            Query { target: Some(by_vector(&unit_vector(&mut rng, DIMENSION))), k: 10, min_score: None, filter: None };
         let request = SearchRequest {
             collection: COLLECTION.to_owned(),
             query: Some(query),
