@@ -247,6 +247,7 @@ async fn a_restarted_replica_lets_the_lease_pass_before_it_votes() {
         last_log_id: Some(proto::RaftLogId { term: 98, node_id: candidate, index: 1_000 }),
         leader_transfer,
         pre_vote,
+        to: back,
     };
     cluster.kill(back).await;
     let begun = Instant::now();

@@ -190,7 +190,7 @@ proptest! {
         cut in proptest::option::of(any::<proptest::sample::Index>()),
         noise in proptest::collection::vec(any::<u8>(), 0..80),
     ) {
-        read_as_everything(&spoilt(append_request(3, &request).encode_to_vec(), &hits, cut));
+        read_as_everything(&spoilt(append_request(3, 8, &request).encode_to_vec(), &hits, cut));
         read_as_everything(&noise);
     }
 }
