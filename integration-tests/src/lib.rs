@@ -2,15 +2,19 @@
 //!
 //! [`cluster`] starts `omma-shard` and `omma-coordinator` as processes on loopback and does harm to them; [`client`]
 //! talks to the public API through the generated code; [`replicas`] asks each replica directly, past the coordinator;
-//! [`ingest`] is the write load that runs while something fails; [`pictures`] and [`vectors`] make the data.
+//! [`ingest`] is the write load that runs while something fails; [`pictures`] and [`vectors`] make the data; [`admin`] reads
+//! metrics and probes, [`collector`] stands in for a trace collector.
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod convergence;
 pub mod folders;
 pub mod ingest;
+pub mod metric_names;
 pub mod notes;
 pub mod pictures;
 pub mod placement;

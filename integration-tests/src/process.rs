@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -47,6 +48,8 @@ impl Process {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let started = Command::new(&self.binary)
             .args(&self.arguments)
+            // Unless its flags name one: the default would be the same for all.
+            .env("OMMA_ADMIN_LISTEN", "off")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -74,6 +77,31 @@ impl Process {
             let _ = child.wait();
             let _ = std::fs::remove_file(&self.pid_file);
         }
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    ///
+    /// # Errors
+    /// If it does not run, does not end within `patience`, or ends with an error.
+    pub fn terminate(&self, patience: Duration) -> Result<()> {
+        self.signal("TERM")?;
+        let begin = Instant::now();
+        while begin.elapsed() < patience {
+            if let Some(status) = self.ended() {
+                self.kill();
+                return if status.success() { Ok(()) } else { bail!("{} ended with {status}", self.name) };
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("{} still runs {patience:?} after SIGTERM", self.name)
+    }
+
+    /// The whole log.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
     }
 
     /// Sends a signal by name ("STOP", "CONT", "TERM").

@@ -98,9 +98,10 @@ pub enum GroupError {
     },
 }
 
-impl From<GroupError> for ApiError {
-    fn from(error: GroupError) -> Self {
-        let reason = match &error {
+impl GroupError {
+    /// What the API says.
+    pub fn reason(&self) -> Reason {
+        match self {
             GroupError::NotLeader { .. } => Reason::NotLeader,
             GroupError::Unavailable { .. } => Reason::GroupUnavailable,
             GroupError::Overloaded { .. } => Reason::Overloaded,
@@ -116,8 +117,13 @@ impl From<GroupError> for ApiError {
             | GroupError::State(_)
             | GroupError::Io { .. }
             | GroupError::Fatal { .. } => Reason::Internal,
-        };
-        let api = ApiError::new(reason, error.to_string());
+        }
+    }
+}
+
+impl From<GroupError> for ApiError {
+    fn from(error: GroupError) -> Self {
+        let api = ApiError::new(error.reason(), error.to_string());
         match error {
             GroupError::NotLeader { leader: Some((node, address)), .. } => {
                 api.with("leader_node_id", node).with("leader_address", address)

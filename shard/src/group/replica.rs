@@ -9,6 +9,7 @@ use omma_common::deadline::Deadline;
 use omma_common::ids::{GroupId, NodeId};
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::retry::Backoff;
+use omma_common::telemetry;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError,
@@ -17,6 +18,7 @@ use openraft::errors::{
 use openraft::raft::ClientWriteResponse;
 use openraft::{BasicNode, ChangeMembers, LinearizerOption};
 use tokio::sync::{Mutex, Semaphore, watch};
+use tracing::Instrument;
 
 use super::error::GroupError;
 use super::machine::blocking;
@@ -25,7 +27,9 @@ use super::quiet::Quiet;
 use super::state_machine::StateMachine;
 use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
+use super::trail::Trail;
 use super::types::{Command, Config, Raft};
+use crate::metrics::{PROPOSAL_SECONDS, PROPOSALS, PROPOSALS_OK, REFUSED};
 
 /// Proposals of one group that may wait at a time.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -113,6 +117,10 @@ impl Replica {
         &self.0.raft
     }
 
+    pub(super) fn election(&self) -> Duration {
+        self.0.election
+    }
+
     pub(super) fn receiving(&self) -> &Mutex<()> {
         &self.0.receiving
     }
@@ -157,6 +165,25 @@ impl Replica {
     /// After [`GroupError::DeadlineExceeded`] and [`GroupError::OutcomeUnknown`], and if the future is dropped, the
     /// command may still take effect.
     pub async fn propose(&self, command: Bytes, deadline: Deadline) -> Result<Proposed, GroupError> {
+        let begun = std::time::Instant::now();
+        let span = telemetry::child(|| tracing::debug_span!("propose", group = self.0.group));
+        let proposed = self.propose_now(command, deadline).instrument(span).await;
+        match &proposed {
+            Ok(_) => {
+                PROPOSALS_OK.inc();
+                PROPOSAL_SECONDS.took(begun.elapsed());
+            }
+            Err(error) => {
+                PROPOSALS.with(&[error.reason().name()]).inc();
+                if matches!(error, GroupError::Overloaded { .. }) {
+                    REFUSED.with(&["proposals"]).inc();
+                }
+            }
+        }
+        proposed
+    }
+
+    async fn propose_now(&self, command: Bytes, deadline: Deadline) -> Result<Proposed, GroupError> {
         let group = self.0.group;
         if command.len() > MAX_COMMAND_BYTES {
             return Err(GroupError::TooLarge { bytes: command.len(), limit: MAX_COMMAND_BYTES });
@@ -167,10 +194,11 @@ impl Replica {
         let kib = command.len().div_ceil(1024) as u32;
         let room = self.0.room.clone().try_acquire_many_owned(kib).map_err(overloaded)?;
         let (raft, patience) = (self.0.raft.clone(), deadline.within(self.0.patience));
+        let command = Command(command, Trail::here());
         // A task of its own keeps its place until Raft is done with it, even if the caller goes: what waits in Raft
         // stays bounded.
         let write = tokio::spawn(async move {
-            let written = write(&raft, Command(command), patience).await;
+            let written = write(&raft, command, patience).await;
             drop((place, room));
             written
         });
@@ -310,6 +338,11 @@ impl Replica {
         if let Err(error) = self.transfer_leader(to).await {
             tracing::warn!(group = self.0.group, %error, "the leadership was not handed over");
         }
+    }
+
+    /// Proposals that wait, and how many may.
+    pub fn proposals(&self) -> (usize, usize) {
+        (MAX_IN_FLIGHT.saturating_sub(self.0.admission.available_permits()), MAX_IN_FLIGHT)
     }
 
     /// Proposals that could be taken now.

@@ -10,6 +10,7 @@ use openraft::raft::{
 };
 use openraft::{BasicNode, EntryPayload};
 
+use super::trail::Trail;
 use super::types::{Command, Config, Entry, Leader, LogId, Membership, SnapshotMeta, StoredMembership, Vote};
 
 /// A message or record lacks something, or contradicts itself.
@@ -91,7 +92,7 @@ pub(super) fn read_entry(entry: proto::RaftEntry) -> Decoded<Entry> {
     let id = entry.log_id.as_ref().ok_or_else(|| Malformed::lacks("an entry's log id"))?;
     let payload = match entry.payload.ok_or_else(|| Malformed::lacks("an entry's payload"))? {
         Payload::Blank(_) => EntryPayload::Blank,
-        Payload::Command(bytes) => EntryPayload::Normal(Command(bytes)),
+        Payload::Command(bytes) => EntryPayload::Normal(Command(bytes, Trail::default())),
         Payload::Membership(m) => EntryPayload::Membership(read_membership(&m)?),
     };
     Ok(Entry { log_id: read_log_id(id), payload })

@@ -34,7 +34,8 @@ fn memberships() -> impl Strategy<Value = Membership> {
 fn payloads() -> impl Strategy<Value = EntryPayload<Command, u64, BasicNode>> {
     prop_oneof![
         Just(EntryPayload::Blank),
-        proptest::collection::vec(any::<u8>(), 0..200).prop_map(|b| EntryPayload::Normal(Command(b.into()))),
+        proptest::collection::vec(any::<u8>(), 0..200)
+            .prop_map(|b| EntryPayload::Normal(Command(b.into(), Trail::default()))),
         memberships().prop_map(EntryPayload::Membership),
     ]
 }
@@ -137,11 +138,11 @@ proptest! {
 fn commands_are_not_copied() {
     let bytes = Bytes::from(vec![7u8; 1000]);
     let log_id = LogId { leader_id: Leader { term: 1, node_id: 2 }, index: 3 };
-    let sent = entry(&Entry { log_id, payload: EntryPayload::Normal(Command(bytes.clone())) });
+    let sent = entry(&Entry { log_id, payload: EntryPayload::Normal(Command(bytes.clone(), Trail::default())) });
     let encoded = Bytes::from(sent.encode_to_vec());
     let range = encoded.as_ptr_range();
     let read = read_entry(proto::RaftEntry::decode(encoded.clone()).unwrap()).unwrap();
-    let EntryPayload::Normal(Command(command)) = read.payload else { panic!("not a command") };
+    let EntryPayload::Normal(Command(command, _)) = read.payload else { panic!("not a command") };
     assert_eq!(command, bytes);
     assert!(range.contains(&command.as_ptr()), "the command was copied while decoding");
 }
