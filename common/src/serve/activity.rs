@@ -16,6 +16,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(super) struct Activity {
     in_flight: AtomicUsize,
+    /// Whether it ever carried a request.
+    used: AtomicBool,
     /// When the last request began or ended, or else the connection.
     since: Mutex<Instant>,
     closing: AtomicBool,
@@ -37,6 +39,7 @@ impl Activity {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             in_flight: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
             since: Mutex::new(Instant::now()),
             closing: AtomicBool::new(false),
             reader: Mutex::new(None),
@@ -45,6 +48,7 @@ impl Activity {
 
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.used.store(true, Ordering::Relaxed);
         InFlight(self.clone())
     }
 
@@ -98,13 +102,14 @@ impl Registry {
         Arc::new(Self { most, open: Mutex::default() })
     }
 
-    /// A place for a new connection. If all are taken, the connection that has idled longest is closed for it; `None`
-    /// if all are busy.
+    /// A place for a new connection. If all are taken, the connection that has idled longest is closed for it, one that
+    /// never carried a request before all others; `None` if all are busy.
     pub(super) fn enter(self: &Arc<Self>, activity: &Arc<Activity>) -> Option<Place> {
         let mut open = lock(&self.open);
         if open.1.len() >= self.most {
-            let idle = open.1.iter().filter_map(|(id, other)| Some((other.idle()?, *id)));
-            let (_, id) = idle.max()?;
+            let unused = |activity: &Activity| !activity.used.load(Ordering::Relaxed);
+            let idle = open.1.iter().filter_map(|(id, other)| Some((unused(other), other.idle()?, *id)));
+            let (_, _, id) = idle.max()?;
             open.1.remove(&id)?.close();
         }
         open.0 += 1;
@@ -140,6 +145,18 @@ mod tests {
         assert!(registry.enter(&all[3]).is_some());
         assert!(closed(&all[0]) && !closed(&all[2]));
         drop(other);
+    }
+
+    #[test]
+    fn whoever_only_connects_gives_way_to_whoever_works() {
+        let registry = Registry::new(2);
+        let (worker, stranger, other) = (Activity::new(), Activity::new(), Activity::new());
+        let _worker = registry.enter(&worker);
+        drop(worker.begin());
+        std::thread::sleep(Duration::from_millis(5));
+        let _stranger = registry.enter(&stranger);
+        assert!(registry.enter(&other).is_some());
+        assert!(!closed(&worker) && closed(&stranger));
     }
 
     #[test]
