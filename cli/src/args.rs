@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{collection, delete, get, index, search, serve};
+use crate::commands::{cluster, collection, delete, get, index, search, serve};
 use crate::demo;
 use crate::exit::EXIT_CODES;
 
@@ -56,6 +56,9 @@ pub(crate) enum Command {
     Delete(delete::DeleteArgs),
     /// Show nodes, groups, leaders and whether replicas agree
     Status,
+    /// Drain nodes, and show and pause what moves between them
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Create, show, list and delete collections
     #[command(subcommand)]
     Collection(collection::CollectionCommand),

@@ -73,9 +73,21 @@ pub struct Cluster {
     options: ClusterOptions,
     shards: Vec<Shard>,
     coordinators: Vec<(Process, String)>,
+    places: Places,
     // Dropped after the processes, before the gate opens.
     _watchdog: Watchdog,
     _gate: SemaphorePermit<'static>,
+}
+
+/// Where processes keep their things.
+#[derive(Debug)]
+struct Places {
+    /// Data folders and pid files.
+    run: PathBuf,
+    logs: PathBuf,
+    runtime: PathBuf,
+    /// Of the first boot.
+    peers: String,
 }
 
 #[derive(Debug)]
@@ -110,24 +122,10 @@ impl Cluster {
 
         let addresses: Vec<String> = addresses(options.shard_nodes)?;
         let peers = addresses.join(",");
+        let places = Places { run: run.clone(), logs: logs.clone(), runtime: runtime.to_owned(), peers: peers.clone() };
         let mut shards = Vec::new();
         for (i, address) in addresses.iter().enumerate() {
-            let data = run.join(format!("shard-{i}"));
-            let mut arguments = flags(&[
-                ("--listen", address),
-                ("--advertise", address),
-                ("--data", &data.display().to_string()),
-                ("--peers", &peers),
-                ("--groups", &options.groups.to_string()),
-                ("--replication", &options.replication.to_string()),
-                ("--onnxruntime", &runtime.display().to_string()),
-                ("--device", "cpu"),
-            ]);
-            arguments.extend(options.shard_flags.iter().cloned());
-            let name = format!("shard-{i}");
-            let log = logs.join(format!("{name}.log"));
-            let process = Process::new(name, binary("omma-shard")?, arguments, log, &run);
-            shards.push(Shard { process, address: address.clone(), data });
+            shards.push(shard(&options, &places, i, address)?);
         }
         let mut coordinators = Vec::new();
         for (i, address) in self::addresses(options.coordinators)?.into_iter().enumerate() {
@@ -137,11 +135,24 @@ impl Cluster {
             let process = Process::new(name, binary("omma-coordinator")?, arguments, log, &run);
             coordinators.push((process, address));
         }
-        let cluster = Self { options, shards, coordinators, _watchdog: watchdog, _gate: gate };
+        let cluster = Self { options, shards, coordinators, places, _watchdog: watchdog, _gate: gate };
         for process in cluster.processes() {
             process.start()?;
         }
         Ok(cluster)
+    }
+
+    /// Starts one more node, which joins the cluster; returns its number.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn add_node(&mut self) -> Result<usize> {
+        let node = self.shards.len();
+        let address = addresses(1)?.remove(0);
+        let shard = shard(&self.options, &self.places, node, &address)?;
+        shard.process.start()?;
+        self.shards.push(shard);
+        Ok(node)
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {
@@ -331,6 +342,19 @@ impl Cluster {
         .await
     }
 
+    /// Tries until `check` passes; it sees the status.
+    ///
+    /// # Errors
+    /// If that takes longer than `patience` or a process ended (with the logs' tails).
+    pub async fn wait_until<T>(
+        &self,
+        what: &str,
+        patience: Duration,
+        check: impl AsyncFn(&Self, GetClusterStatusResponse) -> Result<T>,
+    ) -> Result<T> {
+        self.wait(what, patience, async |cluster: &Self| check(cluster, cluster.status().await?).await).await
+    }
+
     /// Tries until `check` passes.
     async fn wait<T>(&self, what: &str, patience: Duration, check: impl AsyncFn(&Self) -> Result<T>) -> Result<T> {
         let begin = Instant::now();
@@ -356,6 +380,26 @@ impl Cluster {
     fn log_tails(&self) -> String {
         self.processes().map(|p| format!("\n--- {}\n{}", p.name(), p.log_tail(LOG_TAIL))).collect()
     }
+}
+
+/// Shard node `i`, not started yet.
+fn shard(options: &ClusterOptions, places: &Places, i: usize, address: &str) -> Result<Shard> {
+    let data = places.run.join(format!("shard-{i}"));
+    let mut arguments = flags(&[
+        ("--listen", address),
+        ("--advertise", address),
+        ("--data", &data.display().to_string()),
+        ("--peers", &places.peers),
+        ("--groups", &options.groups.to_string()),
+        ("--replication", &options.replication.to_string()),
+        ("--onnxruntime", &places.runtime.display().to_string()),
+        ("--device", "cpu"),
+    ]);
+    arguments.extend(options.shard_flags.iter().cloned());
+    let name = format!("shard-{i}");
+    let log = places.logs.join(format!("{name}.log"));
+    let process = Process::new(name, binary("omma-shard")?, arguments, log, &places.run);
+    Ok(Shard { process, address: address.to_owned(), data })
 }
 
 fn addresses(n: usize) -> Result<Vec<String>> {

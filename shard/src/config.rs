@@ -33,6 +33,10 @@ pub struct ShardArgs {
     /// Failure zone of this node; replicas of a group are spread over zones.
     #[arg(long, env = "OMMA_ZONE", default_value = "")]
     pub zone: String,
+    /// Seconds after which a node that is not heard from is replaced, if there is another that can take its replicas;
+    /// 0 for never. Give all nodes the same.
+    #[arg(long, env = "OMMA_REPLACE_AFTER", default_value_t = 600, value_name = "SECONDS")]
+    pub replace_after: u64,
     /// Log entries after which a replica's state is flushed and its log may be cut.
     #[arg(long, default_value_t = 5_000, value_name = "ENTRIES")]
     pub snapshot_every: u64,
@@ -114,6 +118,8 @@ pub struct ShardConfig {
     pub replication: u32,
     /// Failure zone.
     pub zone: String,
+    /// A node that is silent for so long is replaced; `None`: never.
+    pub replace_after: Option<Duration>,
     /// Elections, heartbeats, snapshots.
     pub raft: RaftTimings,
     /// Indexes.
@@ -145,6 +151,7 @@ impl ShardArgs {
             groups: self.groups,
             replication: self.replication,
             zone: self.zone.clone(),
+            replace_after: (self.replace_after > 0).then(|| Duration::from_secs(self.replace_after)),
             raft,
             images: ImagesConfig { storage: self.graph_storage, index_threads: cores() + 1 },
             max_tail: self.max_tail,

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod cluster;
 pub(crate) mod collection;
 pub(crate) mod delete;
 pub(crate) mod get;
@@ -40,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Get(args) => get::run(&context, args).await,
         Command::Delete(args) => delete::run(&context, args).await,
         Command::Status => status::run(&context).await,
+        Command::Cluster(command) => cluster::run(&context, command).await,
         Command::Collection(command) => collection::run(&context, command).await,
         Command::Shard(forwarded) => processes::shard_command(forwarded.flags).await,
         Command::Coordinator(forwarded) => processes::coordinator_command(forwarded.flags).await,

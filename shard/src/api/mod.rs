@@ -2,6 +2,7 @@
 
 mod errors;
 mod metadata;
+mod placement;
 mod put;
 pub(crate) mod raft;
 mod shard;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::shutdown::Shutdown;
 use omma_proto::internal::v1::metadata_service_server::MetadataServiceServer;
+use omma_proto::internal::v1::placement_service_server::PlacementServiceServer;
 use omma_proto::internal::v1::shard_service_server::ShardServiceServer;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -47,6 +49,7 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, shutdown: Shut
         .add_service(reflection)
         .add_service(shards.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(metadata.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(PlacementServiceServer::new(placement::PlacementApi { node: node.clone() }))
         .add_service(raft::RaftApi::service(node.host.clone()))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.begun())
         .await?;

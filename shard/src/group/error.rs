@@ -110,8 +110,8 @@ impl From<GroupError> for ApiError {
             GroupError::UnknownGroup(_) => Reason::UnknownGroup,
             GroupError::Stopped(_) => Reason::ShuttingDown,
             GroupError::Damaged(_) | GroupError::State(StateError::Damaged { .. }) => Reason::DataLoss,
-            GroupError::Membership { .. }
-            | GroupError::Configuration(_)
+            GroupError::Membership { .. } => Reason::MembersChanged,
+            GroupError::Configuration(_)
             | GroupError::Store(_)
             | GroupError::State(_)
             | GroupError::Io { .. }

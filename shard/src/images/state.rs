@@ -1,7 +1,7 @@
 //! The state machine itself: commands in, outcomes out.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use super::collection::IndexOptions;
 use super::digest::Digest;
 use super::keys;
 use super::maintenance::Maintenance;
-use super::open::{Contents, current_generation, remove_generation, switch_generation};
+use super::open::{Contents, current_generation, remove_all, remove_generation, switch_generation};
 use super::plan::{IndexChange, Planner};
 use super::records::Records;
 use super::snapshot;
@@ -42,6 +42,18 @@ pub(super) struct Inner {
     pub(super) store: Store,
     options: IndexOptions,
     contents: RwLock<Arc<Contents>>,
+    /// Records so far of a snapshot that is being installed.
+    received: AtomicU64,
+}
+
+/// Tells when nobody uses a state any more.
+pub struct InUse(Weak<Inner>);
+
+impl InUse {
+    /// Whether anybody does.
+    pub fn still(&self) -> bool {
+        self.0.strong_count() > 0
+    }
 }
 
 /// Numbers of a replica's state.
@@ -63,6 +75,8 @@ pub struct StateStats {
     pub checkpoint: u64,
     /// Live images by collection.
     pub collections: Vec<(u64, u64)>,
+    /// Records so far of a snapshot that is being installed; 0 if none is.
+    pub received: u64,
 }
 
 impl ImageState {
@@ -76,7 +90,8 @@ impl ImageState {
             remove_generation(&store, group, old)?;
         }
         let contents = Contents::open(&store, group, generation, options.clone())?;
-        let inner = Arc::new(Inner { group, store, options, contents: RwLock::new(Arc::new(contents)) });
+        let contents = RwLock::new(Arc::new(contents));
+        let inner = Arc::new(Inner { group, store, options, contents, received: AtomicU64::new(0) });
         let maintenance = Arc::new(Maintenance::start(inner.clone())?);
         Ok(Self { inner, _maintenance: maintenance })
     }
@@ -85,10 +100,21 @@ impl ImageState {
         self.inner.contents()
     }
 
+    /// To wait until all clones, and what they are doing, are gone.
+    pub fn in_use(&self) -> InUse {
+        InUse(Arc::downgrade(&self.inner))
+    }
+
+    /// Removes all that is stored of `group`, durably. Nobody may use its state any more.
+    pub fn remove(store: &Store, group: GroupId) -> Result<(), StateError> {
+        remove_all(store, group)
+    }
+
     /// Numbers for status and limits.
     pub fn stats(&self) -> StateStats {
         let contents = self.contents();
-        let mut stats = StateStats { applied: contents.applied(), ..StateStats::default() };
+        let received = self.inner.received.load(Ordering::Relaxed);
+        let mut stats = StateStats { applied: contents.applied(), received, ..StateStats::default() };
         let mut digest = Digest::default();
         for stored in contents.collections.all_stored().into_iter().filter(|c| !c.dropped) {
             stats.images += stored.image_count;
@@ -202,10 +228,13 @@ impl StateMachine for ImageState {
     }
 
     fn install(&self, raft: Bytes, chunks: SnapshotChunks) -> Result<(), StateError> {
-        let Inner { group, store, options, contents } = &*self.inner;
+        let Inner { group, store, options, contents, received } = &*self.inner;
         let generation = self.contents().generation + 1;
         remove_generation(store, *group, generation)?;
-        snapshot::write(store, *group, generation, &raft, chunks)?;
+        received.store(0, Ordering::Relaxed);
+        let written = snapshot::write(store, *group, generation, &raft, chunks, received);
+        received.store(0, Ordering::Relaxed);
+        written?;
         switch_generation(store, *group, generation)?;
         let installed = Arc::new(Contents::open(store, *group, generation, options.clone())?);
         let old = std::mem::replace(&mut *contents.write(), installed);

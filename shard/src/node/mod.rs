@@ -3,8 +3,11 @@
 mod bootstrap;
 mod cleanup;
 mod describe;
+mod held;
 mod identity;
-mod peers;
+mod observe;
+pub(crate) mod peers;
+mod placement;
 mod reconcile;
 
 use std::collections::HashMap;
@@ -16,6 +19,7 @@ use omma_common::shutdown::Shutdown;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
+use held::Held;
 use identity::Identity;
 pub use identity::IdentityError;
 
@@ -67,6 +71,7 @@ pub(crate) struct Node {
     /// Searches that run at once: more would only take turns on the cores.
     pub(crate) searches: Semaphore,
     store: Store,
+    held: Arc<Held>,
     shards: RwLock<HashMap<GroupId, Shard>>,
     _identity: Identity,
 }
@@ -80,7 +85,7 @@ impl Node {
             move || Parts::open(&config, addresses).map(|parts| (config, parts))
         })
         .await?;
-        let Parts { identity, encoder, host, store, metadata } = parts;
+        let Parts { identity, encoder, host, store, held, metadata } = parts;
         addresses.set(identity.node_id, config.advertise.clone());
         let metadata_replica = host.start(METADATA_GROUP, Arc::new(metadata.clone())).await?;
         Ok(Arc::new(Self {
@@ -93,6 +98,7 @@ impl Node {
             addresses,
             searches: Semaphore::new(cores() * 2),
             store,
+            held,
             shards: RwLock::default(),
             _identity: identity,
             config,
@@ -116,6 +122,7 @@ impl Node {
         if let Some(shard) = self.shard(group) {
             return Ok(shard);
         }
+        self.hold(group).await?;
         let (store, config) = (self.store.clone(), self.config.images.clone());
         let state = blocking(move || ImageState::open(store, group, &config)).await?;
         let replica = self.host.start(group, Arc::new(state.clone())).await?;
@@ -130,7 +137,12 @@ impl Node {
             () = shutdown.begun() => {}
             () = async {
                 bootstrap::find_cluster(&self).await;
-                tokio::join!(bootstrap::stay_known(&self), reconcile::follow(&self), cleanup::finish_deletions(&self));
+                tokio::join!(
+                    bootstrap::stay_known(&self),
+                    reconcile::follow(&self),
+                    cleanup::finish_deletions(&self),
+                    placement::drive(&self),
+                );
             } => {}
         }
     }
@@ -164,6 +176,7 @@ struct Parts {
     encoder: Encoder,
     host: Arc<GroupHost>,
     store: Store,
+    held: Arc<Held>,
     metadata: MetadataMachine,
 }
 
@@ -173,8 +186,9 @@ impl Parts {
         let encoder = Encoder::start(config.encoder.clone())?;
         let store = Store::open(&config.data_dir.join("state"), config.cache_bytes, FLUSH_EVERY)?;
         let metadata = MetadataMachine::open(store.clone())?;
+        let held = Arc::new(Held::open(&store)?);
         let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses)?;
-        Ok(Self { identity, encoder, host, store, metadata })
+        Ok(Self { identity, encoder, host, store, held, metadata })
     }
 }
 

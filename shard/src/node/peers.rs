@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use omma_common::deadline::Deadline;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
+use omma_proto::internal::v1::placement_service_client::PlacementServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use omma_proto::internal::v1::{
-    DiscoverRequest, DiscoverResponse, DropCollectionRequest, JoinRequest, JoinResponse, Target,
+    ChangeMembersRequest, DiscoverRequest, DiscoverResponse, DropCollectionRequest, JoinRequest, JoinResponse,
+    ObserveNodeRequest, ObserveNodeResponse, Target,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -24,7 +26,7 @@ async fn connect(address: &str) -> Result<Channel, Status> {
         .map_err(|e| Status::unavailable(format!("cannot reach {address}: {e}")))
 }
 
-pub(super) async fn discover(address: &str) -> Result<DiscoverResponse, Status> {
+pub(crate) async fn discover(address: &str) -> Result<DiscoverResponse, Status> {
     let mut client = MetadataServiceClient::new(connect(address).await?);
     let request = Deadline::after(PATIENCE).request(DiscoverRequest {});
     Ok(client.discover(request).await?.into_inner())
@@ -32,8 +34,8 @@ pub(super) async fn discover(address: &str) -> Result<DiscoverResponse, Status> 
 
 pub(super) async fn join(address: &str, request: JoinRequest) -> Result<JoinResponse, Status> {
     let mut client = MetadataServiceClient::new(connect(address).await?);
-    // Becoming a learner is two changes of membership.
-    let request = Deadline::after(PATIENCE * 5).request(request);
+    // The metadata leader may ask this node back who it is.
+    let request = Deadline::after(PATIENCE * 2).request(request);
     Ok(client.join(request).await?.into_inner())
 }
 
@@ -41,4 +43,16 @@ pub(super) async fn drop_collection(address: &str, target: Target) -> Result<(),
     let mut client = ShardServiceClient::new(connect(address).await?);
     let request = Deadline::after(PATIENCE).request(DropCollectionRequest { target: Some(target) });
     client.drop_collection(request).await.map(drop)
+}
+
+/// How a node is and sees its groups.
+pub(super) async fn observe(address: &str) -> Result<ObserveNodeResponse, Status> {
+    let mut client = PlacementServiceClient::new(connect(address).await?);
+    Ok(client.observe_node(Deadline::after(PATIENCE).request(ObserveNodeRequest {})).await?.into_inner())
+}
+
+/// Has a group's leader change its members.
+pub(super) async fn change_members(address: &str, change: ChangeMembersRequest) -> Result<(), Status> {
+    let mut client = PlacementServiceClient::new(connect(address).await?);
+    client.change_members(Deadline::after(PATIENCE * 2).request(change)).await.map(drop)
 }
