@@ -3,7 +3,7 @@
 mod machine;
 mod moves;
 mod nodes;
-pub mod planner;
+pub(crate) mod planner;
 mod state;
 
 pub use machine::MetadataMachine;

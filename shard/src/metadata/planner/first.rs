@@ -10,7 +10,7 @@ use super::spread::{Placement, more_even_firsts};
 
 /// A placement that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
+pub(crate) enum PlanError {
     /// Too few nodes.
     #[error("replication {replication} needs as many nodes, and there are {nodes}")]
     TooFewNodes {
@@ -33,7 +33,7 @@ pub(super) fn metadata_size(nodes: usize) -> usize {
 }
 
 /// The metadata group's first voters, spread over zones.
-pub fn metadata_members(nodes: &[Node]) -> Vec<NodeId> {
+pub(crate) fn metadata_members(nodes: &[Node]) -> Vec<NodeId> {
     let mut order: Vec<&Node> = nodes.iter().collect();
     order.sort_by_key(|n| n.node_id);
     let mut chosen: Vec<&Node> = Vec::new();
@@ -48,7 +48,7 @@ pub fn metadata_members(nodes: &[Node]) -> Vec<NodeId> {
 /// The first placement of `groups` shard groups with `replication` replicas each. Slots are split evenly; each
 /// group's replicas are in as many zones as can be, and as many on each node as can be; first replicas, where
 /// leadership should rest, go round the nodes.
-pub fn first_placement(nodes: &[Node], groups: u32, replication: u32) -> Result<Vec<Group>, PlanError> {
+pub(crate) fn first_placement(nodes: &[Node], groups: u32, replication: u32) -> Result<Vec<Group>, PlanError> {
     if groups == 0 || groups > u32::from(SLOTS) {
         return Err(PlanError::Groups(groups));
     }

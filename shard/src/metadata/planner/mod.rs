@@ -25,7 +25,7 @@ use omma_proto::internal::v1::{
 };
 use omma_proto::v1::{MoveReason, NodeState};
 
-pub use first::{PlanError, first_placement, metadata_members};
+pub(crate) use first::{first_placement, metadata_members};
 
 use super::nodes::{concerns, is_active};
 
@@ -34,7 +34,7 @@ const MOST_MOVES: usize = 4;
 
 /// Whether a node is heard from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub(crate) enum Health {
     /// It answers.
     Up,
     /// Silent, but not for long: nothing is moved because of it.
@@ -45,53 +45,53 @@ pub enum Health {
 
 /// What is known of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeView {
+pub(crate) struct NodeView {
     /// Whether it is heard from.
-    pub health: Health,
+    pub(crate) health: Health,
     /// Shard groups of which it has anything on its disk, as it said last.
-    pub held: BTreeSet<GroupId>,
+    pub(crate) held: BTreeSet<GroupId>,
 }
 
 /// A group, as its leader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupView {
+pub(crate) struct GroupView {
     /// Its leader.
-    pub leader: NodeId,
+    pub(crate) leader: NodeId,
     /// That it has led for a while.
-    pub settled: bool,
+    pub(crate) settled: bool,
     /// Log index of its newest members.
-    pub members_index: u64,
+    pub(crate) members_index: u64,
     /// They are committed.
-    pub committed: bool,
+    pub(crate) committed: bool,
     /// They are two sets of voters: a change was cut off half-way, or is under way.
-    pub joint: bool,
+    pub(crate) joint: bool,
     /// Who votes.
-    pub voters: BTreeSet<NodeId>,
+    pub(crate) voters: BTreeSet<NodeId>,
     /// Who only replicates.
-    pub learners: BTreeSet<NodeId>,
+    pub(crate) learners: BTreeSet<NodeId>,
     /// Members that answer, are caught up and can serve.
-    pub ready: BTreeSet<NodeId>,
+    pub(crate) ready: BTreeSet<NodeId>,
     /// How many it has.
-    pub images: u64,
+    pub(crate) images: u64,
 }
 
 /// All that decisions depend on.
 #[derive(Debug, Clone)]
-pub struct View<'a> {
+pub(crate) struct View<'a> {
     /// Replicated.
-    pub metadata: &'a Metadata,
+    pub(crate) metadata: &'a Metadata,
     /// Every node of the metadata.
-    pub nodes: &'a BTreeMap<NodeId, NodeView>,
+    pub(crate) nodes: &'a BTreeMap<NodeId, NodeView>,
     /// Groups that have a leader which answers; the metadata group among them.
-    pub groups: &'a BTreeMap<GroupId, GroupView>,
+    pub(crate) groups: &'a BTreeMap<GroupId, GroupView>,
     /// Whether leadership may move now; it does so at a gentle pace.
-    pub may_transfer: bool,
+    pub(crate) may_transfer: bool,
 }
 
 /// What to do next. Doing it twice, or late, has no effect: changes of members name the members that they are planned
 /// for, changes of the map its epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// The map gets a move.
     Begin { group: GroupId, from: NodeId, to: NodeId, reason: MoveReason },
     /// The move to that node is over: done, or given up.
@@ -115,7 +115,7 @@ pub enum Step {
 }
 
 /// The next steps: at most one for each group and node, all of which may be done at once.
-pub fn plan(view: &View) -> Vec<Step> {
+pub(crate) fn plan(view: &View) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for group in &view.metadata.groups {
         steps.extend(view.groups.get(&group.group_id).and_then(|members| move_step::next(view, group, members)));
@@ -172,10 +172,6 @@ impl View<'_> {
 
     fn health(&self, node_id: NodeId) -> Health {
         self.nodes.get(&node_id).map_or(Health::Away, |n| n.health)
-    }
-
-    fn zone(&self, node_id: NodeId) -> &str {
-        self.node(node_id).map_or("", |n| &n.zone)
     }
 
     /// Whether a replica may be given to the node, or stay there.
