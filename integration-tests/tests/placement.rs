@@ -22,7 +22,7 @@ use tokio::time::Instant;
 const COLLECTION: &str = "placement";
 const DIMENSION: usize = 32;
 /// So few entries stay in the log that a new replica needs a snapshot.
-const FLAGS: [&str; 4] = ["--snapshot-every", "100", "--keep-logs", "20"];
+const FLAGS: [&str; 4] = ["--snapshot-every", "30", "--keep-logs", "10"];
 const RESUME: Duration = Duration::from_secs(30);
 /// For the cluster to come to rest.
 const REST: Duration = Duration::from_secs(90);
@@ -35,7 +35,7 @@ async fn start(name: &str, nodes: usize, flags: &[&str]) -> Result<(Cluster, Cli
     let options =
         IngestOptions { collection: COLLECTION.to_owned(), dimension: DIMENSION, writers: 4, seed: seed(name) };
     let ingest = Ingest::begin(&client, &options);
-    ingest.wait_for(400, RESUME).await?;
+    ingest.wait_for(200, RESUME).await?;
     Ok((cluster, client, ingest))
 }
 

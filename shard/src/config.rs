@@ -33,6 +33,11 @@ pub struct ShardArgs {
     /// Failure zone of this node; replicas of a group are spread over zones.
     #[arg(long, env = "OMMA_ZONE", default_value = "")]
     pub zone: String,
+    /// Milliseconds of silence after which a leader is given up, at most. Writes resume within twice that time. Longer
+    /// for slow networks; give all nodes the same.
+    #[arg(long, env = "OMMA_ELECTION_TIMEOUT", default_value_t = 500, value_name = "MILLISECONDS",
+          value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub election_timeout: u64,
     /// Seconds after which a node that is not heard from is replaced, if there is another that can take its replicas;
     /// 0 for never. Give all nodes the same.
     #[arg(long, env = "OMMA_REPLACE_AFTER", default_value_t = 600, value_name = "SECONDS")]
@@ -142,8 +147,8 @@ impl ShardArgs {
     pub fn config(&self) -> ShardConfig {
         let advertise = self.advertise.clone().unwrap_or_else(|| self.listen.clone());
         let peers = if self.peers.is_empty() { vec![advertise.clone()] } else { self.peers.clone() };
-        let raft =
-            RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..RaftTimings::default() };
+        let raft = RaftTimings::with_election_timeout(Duration::from_millis(self.election_timeout));
+        let raft = RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..raft };
         ShardConfig {
             data_dir: self.data_dir.clone(),
             advertise,

@@ -102,9 +102,10 @@ pub(super) async fn remove(
 
 async fn set_paused(coordinator: &Coordinator, paused: bool, deadline: Deadline) -> Result<(), ApiError> {
     match propose(coordinator, Command::SetMovesPaused(SetMovesPaused { paused }), deadline).await? {
-        Proposed::Done(_) => Ok(()),
-        Proposed::Refused(refusal) => Err(propose::no_sense(refusal)),
+        Proposed::Done(_) => {}
+        Proposed::Refused(refusal) => return Err(propose::no_sense(refusal)),
     }
+    coordinator.routing.refresh_exactly(deadline).await
 }
 
 pub(super) async fn pause(

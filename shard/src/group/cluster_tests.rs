@@ -336,6 +336,26 @@ async fn leadership_moves_on_request_and_members_change_right_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_at_the_address_of_an_old_one_is_not_taken_for_it() {
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    cluster.propose("before").await;
+    cluster.converged().await;
+    let leader = cluster.leader().await;
+    let lost = leader % 3 + 1;
+    cluster.kill(lost).await;
+    cluster.wipe(lost);
+    cluster.start(4).await;
+    cluster.addresses.set(lost, cluster.addresses.get(4).unwrap());
+    for n in 0..20 {
+        cluster.propose(&n.to_string()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(cluster.replica(4).status().last_log, 0, "it took what was meant for the other");
+    assert_eq!(cluster.replica(leader).status().voters, [1, 2, 3]);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_late_or_repeated_change_of_members_is_refused() {
     let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
     cluster.start(4).await;
