@@ -4,7 +4,8 @@
 use omma_client::ClientError;
 use omma_client::proto::{
     Agreement, AttributeValue, Collection, Coverage, EncoderStatus, GetClusterStatusResponse, GroupStatus, Hit, Image,
-    Move, MovePhase, MoveReason, NodeState, NodeStatus, ReplicaRole, ReplicaStatus, SearchResponse, SearchTimings, VectorSpace, attribute_value::Kind,
+    Move, MovePhase, MoveReason, NodeState, NodeStatus, ReplicaRole, ReplicaStatus, SearchResponse, SearchTimings,
+    VectorSpace, attribute_value::Kind,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Map, Value, json};

@@ -6,6 +6,7 @@ use std::io::Write;
 use serde_json::Value;
 
 use crate::exit::CliError;
+use crate::text::printable;
 
 /// Where results go. A closed pipe is an error to pass on, never a panic.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +21,7 @@ impl Output {
 
     /// The result of a command, in one of its two forms.
     pub(crate) fn result(self, json: impl FnOnce() -> Value, human: impl FnOnce() -> String) -> Result<(), CliError> {
-        let text = if self.json { format!("{:#}", json()) } else { human() };
+        let text = if self.json { format!("{:#}", json()) } else { printable(&human()) };
         print(&text)
     }
 
@@ -30,7 +31,7 @@ impl Output {
             note(text);
             return Ok(());
         }
-        print(&text.to_string())
+        print(&printable(&text.to_string()))
     }
 }
 
@@ -43,5 +44,5 @@ fn print(text: &str) -> Result<(), CliError> {
 /// Something said beside the result.
 pub(crate) fn note(text: impl Display) {
     // Nobody is left to tell if this fails.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(&text.to_string()));
 }

@@ -60,7 +60,7 @@ struct ShardCommand {
     #[command(flatten)]
     shard: omma_shard::ShardArgs,
     /// What to log, such as info or omma_shard=debug.
-    #[arg(long, env = "OMMA_LOG", default_value = "info")]
+    #[arg(long, env = "OMMA_LOG", default_value = telemetry::DEFAULT_FILTER)]
     log: String,
     /// Log JSON, one object a line.
     #[arg(long, env = "OMMA_LOG_JSON")]

@@ -2,6 +2,8 @@
 
 use unicode_width::UnicodeWidthStr;
 
+use crate::text::printable;
+
 /// Where a column's cells stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -23,7 +25,7 @@ impl Table {
 
     /// Missing cells are empty; those beyond the columns are dropped.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let mut row: Vec<String> = cells.into_iter().map(|cell| printable(&cell)).collect();
+        let mut row: Vec<String> = cells.into_iter().map(|cell| printable(&cell).replace('\n', "\u{fffd}")).collect();
         row.resize(self.columns.len(), String::new());
         self.rows.push(row);
     }
@@ -49,11 +51,6 @@ impl Table {
         }
         out
     }
-}
-
-/// Control characters would move the cursor: names of files may hold anything.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

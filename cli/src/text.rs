@@ -37,6 +37,12 @@ pub(crate) fn proto_duration(d: Option<&prost_types::Duration>) -> Duration {
     d.and_then(|d| Duration::try_from(*d).ok()).unwrap_or_default()
 }
 
+/// Lines of text without what would move the cursor or turn the reading direction: names of files may hold anything.
+pub(crate) fn printable(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    text.chars().map(|c| if (c.is_control() && c != '\n') || turns(c) { '\u{fffd}' } else { c }).collect()
+}
+
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -45,6 +51,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_cannot_disguise_themselves() {
+        assert_eq!(printable("a\u{1b}[2J\u{202e}gpj.exe\nb"), "a\u{fffd}[2J\u{fffd}gpj.exe\nb");
+        assert_eq!(printable("Ωμμα 写真 👩\u{200d}🚀"), "Ωμμα 写真 👩\u{200d}🚀");
+    }
 
     #[test]
     fn numbers_read_well() {

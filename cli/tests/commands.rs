@@ -46,7 +46,21 @@ fn write_pictures(folder: &Path) {
 fn help_names_commands_and_exit_codes() {
     let output = omma("", &["--help"]).output().unwrap();
     let help = text(&output.stdout);
-    for part in ["serve", "demo", "index", "search", "get", "delete", "status", "collection", "cluster", "Exit codes"] {
+    for part in [
+        "serve",
+        "demo",
+        "index",
+        "search",
+        "get",
+        "delete",
+        "status",
+        "collection",
+        "cluster",
+        "keys",
+        "certs",
+        "Exit codes",
+        "--json",
+    ] {
         assert!(help.contains(part), "{part} in {help}");
     }
     assert_eq!(output.status.code(), Some(0));
@@ -205,7 +219,10 @@ async fn nodes_are_drained_and_moves_shown() {
     let jobs = json(&run(&endpoint, &["cluster", "jobs", "--json"]).await);
     let groups: Vec<_> = jobs["moves"].as_array().unwrap().iter().map(|m| m["group_id"].as_u64()).collect();
     assert_eq!(groups, [Some(1), Some(2)], "both pages");
-    assert_eq!((jobs["moves"][0]["reason"].as_str(), jobs["moves"][0]["phase"].as_str()), (Some("drain"), Some("copying")));
+    assert_eq!(
+        (jobs["moves"][0]["reason"].as_str(), jobs["moves"][0]["phase"].as_str()),
+        (Some("drain"), Some("copying"))
+    );
     run(&endpoint, &["cluster", "undrain", "11"]).await;
     assert_eq!(run(&endpoint, &["cluster", "remove", "11"]).await.status.code(), Some(1));
 

@@ -6,19 +6,22 @@ use omma_proto::v1::{
     DrainNodeRequest, GetClusterStatusRequest, GetClusterStatusResponse, ListMovesRequest, ListMovesResponse, Move,
     PauseMovesRequest, RemoveNodeRequest, ResumeMovesRequest, UndrainNodeRequest,
 };
-use tonic::transport::Channel;
+
 use tonic::{Request, Response, Status};
 
-use crate::call::Omma;
+use crate::call::{Link, Omma};
 use crate::error::ClientError;
 use crate::retry::Repeatable;
 
-type Client = ClusterServiceClient<Channel>;
+type Client = ClusterServiceClient<Link>;
 
 impl Omma {
     /// Nodes, groups, leaders, applied indexes, record counts, digests, the encoder.
     pub async fn status(&self) -> Result<GetClusterStatusResponse, ClientError> {
-        self.repeat(GetClusterStatusRequest {}, |mut client, request| async move { client.get_cluster_status(request).await }).await
+        self.repeat(GetClusterStatusRequest {}, |mut client, request| async move {
+            client.get_cluster_status(request).await
+        })
+        .await
     }
 
     /// Begins to move everything off a node, named by its id in decimal or its address; returns its id. The node is
@@ -42,12 +45,16 @@ impl Omma {
 
     /// Lets no replica move until [`Omma::resume_moves`].
     pub async fn pause_moves(&self) -> Result<(), ClientError> {
-        self.repeat(PauseMovesRequest {}, |mut client, request| async move { client.pause_moves(request).await }).await.map(drop)
+        self.repeat(PauseMovesRequest {}, |mut client, request| async move { client.pause_moves(request).await })
+            .await
+            .map(drop)
     }
 
     /// Lets replicas move again.
     pub async fn resume_moves(&self) -> Result<(), ClientError> {
-        self.repeat(ResumeMovesRequest {}, |mut client, request| async move { client.resume_moves(request).await }).await.map(drop)
+        self.repeat(ResumeMovesRequest {}, |mut client, request| async move { client.resume_moves(request).await })
+            .await
+            .map(drop)
     }
 
     /// The replicas that are on their way, and whether moves are paused.

@@ -70,6 +70,12 @@ reasons! {
     ClusterForming = "CLUSTER_FORMING", Unavailable, Some(500);
     /// The process is shutting down.
     ShuttingDown = "SHUTTING_DOWN", Unavailable, Some(200);
+    /// No credentials, or none that are known, or expired ones.
+    Unauthenticated = "UNAUTHENTICATED", Unauthenticated, None;
+    /// The caller may not do this, or not in this collection.
+    PermissionDenied = "PERMISSION_DENIED", PermissionDenied, None;
+    /// The client sends more requests than it may.
+    RateLimited = "RATE_LIMITED", ResourceExhausted, Some(500);
     /// A queue is full.
     Overloaded = "OVERLOADED", ResourceExhausted, Some(100);
     /// Too many images wait for the HNSW graph.

@@ -3,6 +3,8 @@
 //! Trace context travels as W3C `traceparent`: [`inject`] writes it into an outgoing request, [`link`] makes the
 //! current span a child of an incoming one.
 
+use std::io::IsTerminal;
+
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
@@ -14,6 +16,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+
+/// What is logged unless somebody asks for something else: Omma's own doings. What the engines say of theirs is for those
+/// who look for a fault.
+pub const DEFAULT_FILTER: &str = "info,openraft=error,ort=warn";
 
 /// What to log and where to send traces.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +76,9 @@ impl Drop for Telemetry {
 pub fn init(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     let filter = EnvFilter::try_new(&config.filter)
         .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
-    let plain = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for people, not for files.
+    let plain =
+        tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let logs = if config.json { plain.json().boxed() } else { plain.boxed() };
 
     let provider = config.otlp_endpoint.as_deref().map(|endpoint| exporter(config.service, endpoint)).transpose()?;

@@ -75,8 +75,20 @@ fn leader_in(status: &Status) -> Option<LeaderAddress> {
 }
 
 /// Facts that nodes put into `ErrorInfo.metadata` and that clients may want.
-const FACTS: &[&str] =
-    &["limit", "actual", "group_id", "leader_node_id", "leader_address", "collection", "expected", "format", "pixels"];
+const FACTS: &[&str] = &[
+    "limit",
+    "limit_bytes",
+    "limit_pixels",
+    "actual",
+    "tail",
+    "group_id",
+    "leader_node_id",
+    "leader_address",
+    "collection",
+    "expected",
+    "format",
+    "pixels",
+];
 
 /// An error that a node made, as it made it.
 fn kept(reason: Reason, status: &Status) -> ApiError {

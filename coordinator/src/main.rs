@@ -1,5 +1,7 @@
 //! `omma-coordinator`: serves the public API.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

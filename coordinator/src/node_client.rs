@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::tls::Dialer;
 use omma_proto::internal::v1 as node;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use parking_lot::Mutex;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tower::limit::ConcurrencyLimit;
 use tower::{ServiceBuilder, ServiceExt};
 
@@ -86,19 +87,18 @@ macro_rules! calls {
 }
 
 impl NodeClient {
-    fn new(address: &str, calls: usize) -> Result<Self, ApiError> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| {
-            ApiError::new(Reason::NodeUnreachable, format!("{address:?} is no address of a shard node: {e}"))
-        })?;
+    fn new(address: &str, calls: usize, dialer: &Dialer) -> Result<Self, ApiError> {
+        let endpoint = dialer
+            .endpoint(address)
+            .map_err(|e| ApiError::new(Reason::NodeUnreachable, format!("a shard node's address is wrong: {e}")))?;
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
-            .connect_lazy();
+            .connect_with_connector_lazy(dialer.clone());
         let stack = ServiceBuilder::new().concurrency_limit(calls).service(channel);
         let (in_flight, shunned_until) = (AtomicUsize::new(0), Mutex::new(None));
         Ok(Self { address: address.to_owned(), stack, in_flight, shunned_until })
@@ -175,12 +175,13 @@ impl NodeClient {
 #[derive(Debug)]
 pub(crate) struct Nodes {
     calls_per_node: usize,
+    dialer: Dialer,
     clients: Mutex<HashMap<String, Arc<NodeClient>>>,
 }
 
 impl Nodes {
-    pub(crate) fn new(calls_per_node: usize) -> Self {
-        Self { calls_per_node, clients: Mutex::new(HashMap::new()) }
+    pub(crate) fn new(calls_per_node: usize, dialer: Dialer) -> Self {
+        Self { calls_per_node, dialer, clients: Mutex::new(HashMap::new()) }
     }
 
     /// The client of `address`. Must be called within a tokio runtime; connects when first used.
@@ -189,7 +190,7 @@ impl Nodes {
         if let Some(client) = clients.get(address) {
             return Ok(Arc::clone(client));
         }
-        let client = Arc::new(NodeClient::new(address, self.calls_per_node)?);
+        let client = Arc::new(NodeClient::new(address, self.calls_per_node, &self.dialer)?);
         clients.insert(address.to_owned(), Arc::clone(&client));
         Ok(client)
     }
@@ -206,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_has_one_client() {
-        let nodes = Nodes::new(1);
+        let nodes = Nodes::new(1, Dialer::default());
         let a = nodes.get("127.0.0.1:1").unwrap();
         assert!(Arc::ptr_eq(&a, &nodes.get("127.0.0.1:1").unwrap()));
         nodes.retain(&BTreeSet::new());
@@ -216,7 +217,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_refuses_is_shunned_for_a_while() {
-        let client = Nodes::new(4).get("127.0.0.1:1").unwrap();
+        let client = Nodes::new(4, Dialer::default()).get("127.0.0.1:1").unwrap();
         let deadline = Deadline::after(Duration::from_secs(5));
         let error = client.get_node_status(deadline, node::GetNodeStatusRequest {}).await.unwrap_err();
         assert_eq!((error.next, error.error.reason), (Next::Elsewhere, Reason::NodeUnreachable));

@@ -441,6 +441,30 @@ async fn no_more_than_the_window_is_unanswered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn images_of_one_id_are_written_in_their_order() {
+    let (cluster, mut clients) = ready().await;
+    let (one, other) = (cluster.id_in(1, 0), cluster.id_in(2, 0));
+    for script in &cluster.scripts {
+        *script.delay.lock() = Duration::from_millis(20);
+    }
+    let mut requests: Vec<_> = (0..10).map(|i| ingest("c", i, vector(&one, [1.0, i as f32, 0.0, 0.0]))).collect();
+    requests.push(ingest("c", 10, vector(&other, [1.0; 4])));
+    // What is wrong with one does not hold up the next.
+    requests.insert(5, ingest("c", 11, vector(&one, [f32::NAN; 4])));
+    let mut answers = clients.images.ingest_images(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let mut order = vec![];
+    while let Some(answer) = answers.message().await.unwrap() {
+        assert_eq!(answer.result.unwrap().error.is_some(), answer.sequence == 11);
+        order.push(answer.sequence);
+    }
+    assert_eq!(order.iter().copied().filter(|i| *i < 10).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    assert_ne!(order.last(), Some(&10), "other ids do not wait");
+    assert_eq!(cluster.script(1).most_in_flight.load(Ordering::SeqCst), 1);
+    let records = &cluster.state.lock().records[&1];
+    assert_eq!(records.values().next().unwrap().0[1] / records.values().next().unwrap().0[0], 9.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_images_fill_the_window_by_their_bytes() {
     let cluster = Cluster::start_with(|config| config.limits.ingest_bytes = 250 << 10).await;
     let mut clients = Clients::of(&cluster);

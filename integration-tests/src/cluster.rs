@@ -13,12 +13,13 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::client::{Client, channel};
+use crate::client::Client;
 use crate::convergence::{Shape, not_converged, not_near, not_ready};
 use crate::folders::{binary, target_folder};
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::runtime::onnxruntime;
+use crate::secured::Secured;
 use crate::watchdog::Watchdog;
 
 /// Until a cluster serves, at most.
@@ -45,13 +46,26 @@ pub struct ClusterOptions {
     pub replication: usize,
     /// More flags for `omma-shard`.
     pub shard_flags: Vec<String>,
+    /// More flags for `omma-coordinator`.
+    pub coordinator_flags: Vec<String>,
+    /// Under TLS on all ports, and with API keys.
+    pub secured: bool,
 }
 
 impl ClusterOptions {
     /// Three shard nodes, three groups, replication three, one coordinator.
     pub fn named(name: &str) -> Self {
         let name = name.to_owned();
-        Self { name, shard_nodes: 3, coordinators: 1, groups: 3, replication: 3, shard_flags: Vec::new() }
+        Self {
+            name,
+            shard_nodes: 3,
+            coordinators: 1,
+            groups: 3,
+            replication: 3,
+            shard_flags: Vec::new(),
+            coordinator_flags: Vec::new(),
+            secured: false,
+        }
     }
 
     /// One node that holds everything.
@@ -65,6 +79,20 @@ impl ClusterOptions {
         self.shard_flags.extend(flags.iter().map(|&f| f.to_owned()));
         self
     }
+
+    /// Adds flags for `omma-coordinator`.
+    #[must_use]
+    pub fn coordinator_flags(mut self, flags: &[&str]) -> Self {
+        self.coordinator_flags.extend(flags.iter().map(|&f| f.to_owned()));
+        self
+    }
+
+    /// TLS on all ports, and API keys.
+    #[must_use]
+    pub fn secured(mut self) -> Self {
+        self.secured = true;
+        self
+    }
 }
 
 /// A running cluster. Dropping it kills its processes and deletes its data; the logs stay.
@@ -74,6 +102,7 @@ pub struct Cluster {
     shards: Vec<Shard>,
     coordinators: Vec<(Process, String)>,
     places: Places,
+    secured: Option<Secured>,
     // Dropped after the processes, before the gate opens.
     _watchdog: Watchdog,
     _gate: SemaphorePermit<'static>,
@@ -88,6 +117,8 @@ struct Places {
     runtime: PathBuf,
     /// Of the first boot.
     peers: String,
+    /// Flags of TLS, if there is.
+    tls: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -119,23 +150,28 @@ impl Cluster {
         let run = target.join("cluster-data").join(format!("{}-{}", options.name, std::process::id()));
         std::fs::create_dir_all(&run)?;
         let watchdog = Watchdog::over(&run)?;
+        let secured = options.secured.then(|| Secured::new(&run)).transpose()?;
 
         let addresses: Vec<String> = addresses(options.shard_nodes)?;
         let peers = addresses.join(",");
-        let places = Places { run: run.clone(), logs: logs.clone(), runtime: runtime.to_owned(), peers: peers.clone() };
+        let tls = secured.iter().flat_map(|s| s.peer_flags("shard")).collect();
+        let (runtime, peers_of_first_boot) = (runtime.to_owned(), peers.clone());
+        let places = Places { run: run.clone(), logs: logs.clone(), runtime, peers: peers_of_first_boot, tls };
         let mut shards = Vec::new();
         for (i, address) in addresses.iter().enumerate() {
             shards.push(shard(&options, &places, i, address)?);
         }
         let mut coordinators = Vec::new();
         for (i, address) in self::addresses(options.coordinators)?.into_iter().enumerate() {
-            let arguments = flags(&[("--listen", &address), ("--shard-nodes", &peers)]);
+            let mut arguments = flags(&[("--listen", &address), ("--shard-nodes", &peers)]);
+            arguments.extend(options.coordinator_flags.iter().cloned());
+            arguments.extend(secured.iter().flat_map(|s| [s.peer_flags("coordinator"), s.public_flags()].concat()));
             let name = format!("coordinator-{i}");
             let log = logs.join(format!("{name}.log"));
             let process = Process::new(name, binary("omma-coordinator")?, arguments, log, &run);
             coordinators.push((process, address));
         }
-        let cluster = Self { options, shards, coordinators, places, _watchdog: watchdog, _gate: gate };
+        let cluster = Self { options, shards, coordinators, places, secured, _watchdog: watchdog, _gate: gate };
         for process in cluster.processes() {
             process.start()?;
         }
@@ -211,7 +247,30 @@ impl Cluster {
     /// # Errors
     /// If there is none.
     pub fn client(&self) -> Result<Client> {
-        Client::to(self.address()?)
+        self.connect(self.address()?)
+    }
+
+    fn connect(&self, address: &str) -> Result<Client> {
+        match &self.secured {
+            Some(secured) => Client::with_key(secured.channel(address)?, secured.key()),
+            None => Client::to(address),
+        }
+    }
+
+    /// Certificates and keys.
+    ///
+    /// # Errors
+    /// If the cluster is not secured.
+    pub fn secured(&self) -> Result<&Secured> {
+        self.secured.as_ref().context("the cluster is not secured")
+    }
+
+    /// The process of coordinator `i`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn coordinator_process(&self, i: usize) -> Result<&Process> {
+        Ok(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.0)
     }
 
     /// A new connection to coordinator `i`.
@@ -219,7 +278,7 @@ impl Cluster {
     /// # Errors
     /// If there is none.
     pub fn client_of(&self, i: usize) -> Result<Client> {
-        Client::to(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.1)
+        self.connect(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.1)
     }
 
     /// The cluster's status, as the first coordinator sees it.
@@ -306,7 +365,7 @@ impl Cluster {
     pub async fn wait_ready(&self, patience: Duration) -> Result<()> {
         self.wait("ready", patience, async |cluster: &Self| {
             for (_, address) in &cluster.coordinators {
-                let mut health = HealthClient::new(channel(address)?);
+                let mut health = HealthClient::new(cluster.connect(address)?.channel());
                 let answer = health.check(HealthCheckRequest::default()).await?.into_inner();
                 if answer.status() != ServingStatus::Serving {
                     bail!("{address} is {:?}", answer.status());
@@ -395,7 +454,7 @@ fn shard(options: &ClusterOptions, places: &Places, i: usize, address: &str) -> 
         ("--onnxruntime", &places.runtime.display().to_string()),
         ("--device", "cpu"),
     ]);
-    arguments.extend(options.shard_flags.iter().cloned());
+    arguments.extend(options.shard_flags.iter().chain(&places.tls).cloned());
     let name = format!("shard-{i}");
     let log = places.logs.join(format!("{name}.log"));
     let process = Process::new(name, binary("omma-shard")?, arguments, log, &places.run);

@@ -20,5 +20,6 @@ pub mod python;
 pub mod refusal;
 pub mod replicas;
 pub mod runtime;
+pub mod secured;
 pub mod vectors;
 pub mod watchdog;

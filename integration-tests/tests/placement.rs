@@ -141,7 +141,8 @@ async fn a_node_joins_another_is_drained_and_can_go() -> Result<()> {
     ingest.wait_for(50, RESUME).await?;
     cluster.restart(driver)?;
     ensure!(node_status(&cluster, &cluster.status().await?, 0)?.replica_count > 0, "paused moves went on");
-    let resume = async |cluster: &Cluster, _| Ok(cluster.client()?.cluster().resume_moves(ResumeMovesRequest {}).await?);
+    let resume =
+        async |cluster: &Cluster, _| Ok(cluster.client()?.cluster().resume_moves(ResumeMovesRequest {}).await?);
     cluster.wait_until("resumed", RESUME, resume).await?;
     let begin = Instant::now();
     cluster

@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use omma_common::serve::{ConnectionArgs, ConnectionLimits};
+use omma_common::tls::args::PeerTlsArgs;
+use omma_common::tls::{PeerTls, Plaintext};
+
 use crate::encoder::{Device, EncoderConfig, ModelSource};
 use crate::group::RaftTimings;
 use crate::images::ImagesConfig;
@@ -35,7 +39,7 @@ pub struct ShardArgs {
     pub zone: String,
     /// Milliseconds of silence after which a leader is given up, at most. Writes resume within twice that time. Longer
     /// for slow networks; give all nodes the same.
-    #[arg(long, env = "OMMA_ELECTION_TIMEOUT", default_value_t = 500, value_name = "MILLISECONDS",
+    #[arg(long, env = "OMMA_ELECTION_TIMEOUT", default_value_t = 1_000, value_name = "MILLISECONDS",
           value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub election_timeout: u64,
     /// Seconds after which a node that is not heard from is replaced, if there is another that can take its replicas;
@@ -57,6 +61,12 @@ pub struct ShardArgs {
     /// Memory for the store's cache, in MiB.
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     pub cache_mib: usize,
+    /// TLS between nodes.
+    #[command(flatten)]
+    pub peer_tls: PeerTlsArgs,
+    /// Bounds of the connections to this node.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
     /// How pictures are encoded.
     #[command(flatten)]
     pub encoder: EncoderArgs,
@@ -83,6 +93,15 @@ pub struct EncoderArgs {
     /// Threads that decode pictures; as many as cores if left out.
     #[arg(long, value_name = "THREADS")]
     pub decode_threads: Option<usize>,
+    /// Memory that decoding may use in all, in MiB; pictures that need more wait.
+    #[arg(long, default_value_t = EncoderConfig::default().decode_memory >> 20, value_name = "MIB")]
+    pub max_decode_memory_mib: u64,
+    /// Pictures that may wait for the encoder at once.
+    #[arg(long, default_value_t = EncoderConfig::default().queue, value_name = "PICTURES")]
+    pub max_encoder_queue: usize,
+    /// A query's picture that would wait longer for the encoder is refused at once, in milliseconds.
+    #[arg(long, default_value_t = EncoderConfig::default().urgent_wait.as_millis() as u64, value_name = "MILLISECONDS")]
+    pub max_encoder_wait_millis: u64,
     /// Sessions of the model that run at once; chosen by the device if left out.
     #[arg(long, value_name = "SESSIONS")]
     pub encoder_workers: Option<usize>,
@@ -100,10 +119,12 @@ impl EncoderArgs {
             runtime_library: self.onnxruntime.clone(),
             max_picture_bytes: self.max_picture_bytes,
             max_picture_pixels: self.max_picture_pixels,
+            decode_memory: self.max_decode_memory_mib << 20,
+            queue: self.max_encoder_queue,
+            urgent_wait: Duration::from_millis(self.max_encoder_wait_millis),
             decode_threads: self.decode_threads.unwrap_or(default.decode_threads),
             workers: self.encoder_workers.unwrap_or(default.workers),
             max_batch: self.max_batch.unwrap_or(default.max_batch),
-            ..default
         }
     }
 }
@@ -125,6 +146,12 @@ pub struct ShardConfig {
     pub zone: String,
     /// A node that is silent for so long is replaced; `None`: never.
     pub replace_after: Option<Duration>,
+    /// TLS of the port, and towards other shard nodes.
+    pub peer_tls: Option<PeerTls>,
+    /// What is allowed without TLS.
+    pub plaintext: Plaintext,
+    /// Bounds of the connections to the port.
+    pub connections: ConnectionLimits,
     /// Elections, heartbeats, snapshots.
     pub raft: RaftTimings,
     /// Indexes.
@@ -157,6 +184,9 @@ impl ShardArgs {
             replication: self.replication,
             zone: self.zone.clone(),
             replace_after: (self.replace_after > 0).then(|| Duration::from_secs(self.replace_after)),
+            peer_tls: self.peer_tls.files(),
+            plaintext: self.peer_tls.plaintext(),
+            connections: self.connections.limits(),
             raft,
             images: ImagesConfig { storage: self.graph_storage, index_threads: cores() + 1 },
             max_tail: self.max_tail,

@@ -4,6 +4,8 @@
 //! [`images`] applies it, [`index`] finds it. Imports go one way: `api → node → {group, encoder, metadata} → images →
 //! index`; nothing imports `api`, and `store` and `format` are at the bottom.
 
+#![deny(unsafe_code)]
+
 mod api;
 mod config;
 pub mod encoder;
@@ -18,6 +20,7 @@ pub mod store;
 use std::time::Duration;
 
 use omma_common::shutdown::{self, Shutdown};
+use omma_common::tls::args::{SecurityError, peer_dialer, peer_port};
 use tokio::net::TcpListener;
 
 pub use api::ServeError;
@@ -27,9 +30,15 @@ pub use node::{IdentityError, NodeError};
 /// A shard node stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// It could not start.
+    /// It could not start, or a replica of it failed.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// Its port or its connections would be open to everybody, or its certificates cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// Its listener is none.
+    #[error("the listening address cannot be read: {0}")]
+    Listen(#[from] std::io::Error),
     /// It could not serve.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -40,13 +49,21 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// Runs a shard node on `listener` until the shutdown, and closes it in order.
 pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown) -> Result<(), RunError> {
-    let node = node::Node::open(config).await?;
+    let security = peer_port(config.peer_tls.as_ref(), config.plaintext, listener.local_addr()?)?;
+    let dialer = peer_dialer(config.peer_tls.as_ref(), config.plaintext, &config.peers)?;
+    let node = node::Node::open(config, dialer).await?;
     let life = tokio::spawn(node.clone().live(shutdown.clone()));
     let (stop, stopped) = shutdown::channel();
-    let mut serving = tokio::spawn(api::serve(listener, node.clone(), stopped));
+    let mut serving = tokio::spawn(api::serve(listener, security, node.clone(), stopped));
+    let mut failure = None;
     let served = tokio::select! {
         served = &mut serving => Some(served),
         () = shutdown.begun() => None,
+        error = node.failed() => {
+            tracing::error!(%error, "the node ends");
+            failure = Some(error);
+            None
+        }
     };
     life.abort();
     // Leadership goes to others while this node can still be heard.
@@ -58,8 +75,9 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
     };
     serving.abort();
     node.close().await;
-    match served {
-        Some(Ok(served)) => Ok(served?),
+    match (failure, served) {
+        (Some(error), _) => Err(error.into()),
+        (None, Some(Ok(served))) => Ok(served?),
         _ => Ok(()),
     }
 }

@@ -1,5 +1,7 @@
 //! `omma-shard`: a shard node.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use omma_common::shutdown::Shutdown;
 use omma_common::telemetry::{self, TelemetryConfig};
@@ -12,7 +14,7 @@ struct Args {
     #[command(flatten)]
     shard: ShardArgs,
     /// What to log, such as info or omma_shard=debug.
-    #[arg(long, env = "OMMA_LOG", default_value = "info")]
+    #[arg(long, env = "OMMA_LOG", default_value = telemetry::DEFAULT_FILTER)]
     log: String,
     /// Log JSON, one object a line.
     #[arg(long, env = "OMMA_LOG_JSON")]

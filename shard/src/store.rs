@@ -57,8 +57,11 @@ pub struct Table {
 }
 
 /// sled's handles may move between threads but not be shared by them (each has its own epoch for reclaiming memory),
-/// and a new one is not cheap: this lends one to each caller, and keeps as many as were ever used at once.
+/// and a new one is not cheap: this lends one to each caller, and keeps some for the next.
 struct Handles<T>(Arc<Home<T>>);
+
+/// Handles that are kept: each holds memory for what it read.
+const MOST_IDLE: usize = 64;
 
 struct Home<T> {
     first: Mutex<T>,
@@ -80,7 +83,10 @@ impl<T: Clone> Handles<T> {
         let idle = self.0.idle.lock().pop();
         let handle = idle.unwrap_or_else(|| self.0.first.lock().clone());
         let result = work(&handle);
-        self.0.idle.lock().push(handle);
+        let mut idle = self.0.idle.lock();
+        if idle.len() < MOST_IDLE {
+            idle.push(handle);
+        }
         result
     }
 }

@@ -171,7 +171,8 @@ fn human(moves: &[Move], paused: bool, status: &GetClusterStatusResponse) -> Str
         ("left", Align::Right),
     ]);
     for m in moves {
-        let time = |d: Option<&prost_types::Duration>| d.map_or_else(String::new, |d| duration(proto_duration(Some(d))));
+        let time =
+            |d: Option<&prost_types::Duration>| d.map_or_else(String::new, |d| duration(proto_duration(Some(d))));
         table.row([
             m.group_id.to_string(),
             address(m.from_node_id),

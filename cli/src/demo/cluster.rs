@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use omma_client::Omma;
 use omma_client::proto::{Agreement, GetClusterStatusResponse};
+use omma_common::telemetry::DEFAULT_FILTER;
 use tokio::time::Instant;
 
 use super::child::ServerProcess;
@@ -49,12 +50,12 @@ impl Cluster {
                 onnxruntime: onnxruntime.clone(),
                 model: encoder.model.clone(),
                 device: encoder.device.clone(),
-                log: "info".into(),
+                log: DEFAULT_FILTER.into(),
             };
             let log = folder.join(format!("shard-{}.log", i + 1));
             shards.push((address.clone(), ServerProcess::new(name, "shard", settings.flags(), log)));
         }
-        let flags = coordinator_flags(&listen[0], peers, "info");
+        let flags = coordinator_flags(&listen[0], peers, DEFAULT_FILTER);
         let log = folder.join("coordinator.log");
         let mut coordinator = ServerProcess::new("the coordinator".into(), "coordinator", flags, log);
         for (_, shard) in &mut shards {

@@ -90,7 +90,11 @@ impl Driver {
         loop {
             // A stream is opened by an image, never by nothing: a server may wait for the first message to answer.
             if self.window.is_empty() {
-                let Some(image) = images.next().await else { return };
+                let image = tokio::select! {
+                    image = images.next() => image,
+                    () = self.outcomes.closed() => return,
+                };
+                let Some(image) = image else { return };
                 self.take_in(image);
             }
             self.answered_on_this_connection = false;

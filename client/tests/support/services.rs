@@ -122,7 +122,8 @@ impl SearchService for Shared {
 }
 
 fn find_node(node: &str) -> Result<u64, Status> {
-    let found = [11, 12, 13].into_iter().find(|id: &u64| *node == id.to_string() || *node == format!("127.0.0.1:77{id}"));
+    let found =
+        [11, 12, 13].into_iter().find(|id: &u64| *node == id.to_string() || *node == format!("127.0.0.1:77{id}"));
     found.ok_or_else(|| ApiError::new(Reason::NodeNotFound, format!("there is no shard node {node:?}")).into())
 }
 

@@ -7,19 +7,19 @@ use futures::future::try_join_all;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_proto::internal::v1 as node;
-use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::MetadataRefusal;
+use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::v1 as pb;
 use omma_proto::v1::collection_service_server::CollectionService;
 use tonic::{Request, Response, Status};
 
 use super::propose::{self, Proposed, propose};
-use super::{Api, Coordinator, pages, status, validate};
+use super::{Api, Coordinator, caller_of, pages, status, validate};
+use crate::access::Caller;
 use crate::leader::{Effect, call_leader};
 use crate::routing::Collection;
 use crate::routing::cache::unknown_collection;
 use crate::write::request_id_or_new;
-
 
 #[tonic::async_trait]
 impl CollectionService for Api {
@@ -41,7 +41,8 @@ impl CollectionService for Api {
         &self,
         request: Request<pb::ListCollectionsRequest>,
     ) -> Result<Response<pb::ListCollectionsResponse>, Status> {
-        self.unary("ListCollections", request, list).await
+        let caller = caller_of(&request)?;
+        self.unary("ListCollections", request, |c, request, deadline| list(c, caller, request, deadline)).await
     }
 
     async fn delete_collection(
@@ -129,8 +130,10 @@ async fn get(
     Ok(pb::GetCollectionResponse { collection: Some(pb::Collection { image_count, ..collection.entry.clone() }) })
 }
 
+/// Of the collections that the caller may see.
 async fn list(
     coordinator: Arc<Coordinator>,
+    caller: Arc<Caller>,
     request: pb::ListCollectionsRequest,
     deadline: Deadline,
 ) -> Result<pb::ListCollectionsResponse, ApiError> {
@@ -138,7 +141,8 @@ async fn list(
     let after = pages::read_token("ListCollections", &request.page_token)?;
     coordinator.routing.refresh_exactly(deadline).await?;
     let map = coordinator.routing.map().await?;
-    let mut shown = map.collections.values().filter(|c| !c.deleting && c.entry.name > after).map(|c| &c.entry);
+    let visible = |c: &&Arc<Collection>| !c.deleting && c.entry.name > after && caller.sees(&c.entry.name);
+    let mut shown = map.collections.values().filter(visible).map(|c| &c.entry);
     let collections: Vec<_> = shown.by_ref().take(size).cloned().collect();
     let next_page_token = match (shown.next(), collections.last()) {
         (Some(_), Some(last)) => pages::write_token(&last.name),

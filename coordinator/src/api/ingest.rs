@@ -1,7 +1,9 @@
 //! The ingest stream: every image is its own write, answered as it completes; no more than a window of them is
-//! unanswered at once, so that a client is read only as fast as the cluster stores.
+//! unanswered at once, so that a client is read only as fast as the cluster stores. Images of one id are written in the
+//! order in which they came: the last one stays.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +15,19 @@ use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
 use prost::Message;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{Id, JoinSet};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::{Coordinator, deadline_of, validate};
+use super::{Coordinator, address_of, caller_of, deadline_of, validate};
+use crate::access::{Caller, Client, Deed, Role, Scope, audit, credential};
 use crate::write;
+
+/// Between two looks at a caller's credentials.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// The answers, as they complete.
 pub(crate) type IngestStream = Pin<Box<dyn Stream<Item = Result<pb::IngestImagesResponse, Status>> + Send>>;
@@ -39,11 +46,22 @@ struct Ingest {
     writes: JoinSet<pb::IngestImagesResponse>,
     /// What each task writes.
     taken: HashMap<Id, Taken>,
+    /// For each id that is being written, the end of its newest write.
+    newest: HashMap<String, Turn>,
     /// Bytes of all that is unanswered.
     bytes: usize,
+    caller: Arc<Caller>,
+    address: Option<SocketAddr>,
+    /// What the caller showed, and when it was last looked at.
+    credential: Option<String>,
+    checked: Instant,
+    /// When the last message came, or the last answer went.
+    active: Instant,
     span: tracing::Span,
     begun: Instant,
     answered: u64,
+    /// How the stream ended: `OK`, or the reason.
+    outcome: &'static str,
     _place: OwnedSemaphorePermit,
 }
 
@@ -54,11 +72,17 @@ struct Taken {
     bytes: usize,
 }
 
+/// Becomes ready, with an error, when the write before it has ended, however it ended.
+type Turn = oneshot::Receiver<()>;
+
 /// Begins to serve a stream.
 pub(crate) fn open(
     coordinator: Arc<Coordinator>,
     request: Request<Streaming<pb::IngestImagesRequest>>,
 ) -> Result<Response<IngestStream>, Status> {
+    let (caller, address) = (caller_of(&request)?, address_of(&request));
+    let credential = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).and_then(credential);
+    let credential = credential.map(str::to_owned);
     let place = coordinator.admit()?;
     let span = tracing::info_span!("request", rpc = "IngestImages");
     omma_common::telemetry::link(&span, request.metadata());
@@ -70,10 +94,17 @@ pub(crate) fn open(
         collection: String::new(),
         writes: JoinSet::new(),
         taken: HashMap::new(),
+        newest: HashMap::new(),
         bytes: 0,
+        caller,
+        address,
+        credential,
+        checked: Instant::now(),
+        active: Instant::now(),
         span,
         begun: Instant::now(),
         answered: 0,
+        outcome: "OK",
         _place: place,
     };
     Ok(Response::new(Box::pin(futures::stream::unfold(Some(ingest), |ingest| async move {
@@ -99,25 +130,33 @@ impl Ingest {
         loop {
             let limits = &self.coordinator.limits;
             let room = self.writes.len() < limits.ingest_window && self.bytes < limits.ingest_bytes;
+            let idle = limits.idle_stream;
             let reading = self.end.is_none() && room;
             if self.end.is_some() && self.writes.is_empty() {
                 let end = self.end.take().unwrap_or(Ok(()));
                 self.end = Some(Ok(()));
+                self.outcome = end.as_ref().err().map_or("OK", |e| e.reason.name());
                 return end.err().map(Err);
             }
             tokio::select! {
                 biased;
                 Some(done) = self.writes.join_next_with_id() => {
                     self.answered += 1;
+                    self.active = Instant::now();
                     return Some(Ok(self.answer(done)));
                 }
                 () = self.coordinator.shutdown.clone().begun(), if self.end.is_none() => {
                     self.end = Some(Err(ApiError::new(Reason::ShuttingDown, "this coordinator is shutting down")));
                 }
                 message = self.inbound.message(), if reading => {
+                    self.active = Instant::now();
                     if let Err(end) = self.take(message) {
                         self.end = Some(end);
                     }
+                }
+                () = tokio::time::sleep(idle.saturating_sub(self.active.elapsed())), if reading && self.writes.is_empty() => {
+                    let text = format!("the stream sent nothing for {idle:?}");
+                    self.end = Some(Err(ApiError::new(Reason::DeadlineExceeded, text)));
                 }
             }
         }
@@ -130,7 +169,9 @@ impl Ingest {
             Ok(None) => return Err(Ok(())),
             Err(status) => return Err(Err(unreadable(&status))),
         };
+        self.still_known().map_err(Err)?;
         if !message.collection.is_empty() {
+            self.caller.authorise(&Scope::Collection(&message.collection)).map_err(Err)?;
             validate::collection_name("collection", &message.collection).map_err(Err)?;
             self.collection.clone_from(&message.collection);
         } else if self.collection.is_empty() {
@@ -141,10 +182,31 @@ impl Ingest {
         let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
         let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
-        let write = answer_one(coordinator, collection, message, deadline).instrument(self.span.clone());
-        let task = self.writes.spawn(write);
+        let (ended, next_turn) = oneshot::channel();
+        let before = self.newest.insert(taken.id.clone(), next_turn);
+        let write = answer_one(coordinator, collection, message, deadline, before).instrument(self.span.clone());
+        let client = Client::of(&self.caller, self.address);
+        let task = self.writes.spawn(async move {
+            let answer = client.doing(write).await;
+            drop::<oneshot::Sender<()>>(ended);
+            answer
+        });
         self.bytes += taken.bytes;
         self.taken.insert(task.id(), taken);
+        Ok(())
+    }
+
+    /// A stream may live for days, its caller's credentials not so long.
+    fn still_known(&mut self) -> Result<(), ApiError> {
+        let (access, Some(credential)) = (&self.coordinator.access, &self.credential) else { return Ok(()) };
+        if !access.asks() || self.collection.is_empty() || self.checked.elapsed() < CHECK_EVERY {
+            return Ok(());
+        }
+        self.checked = Instant::now();
+        let caller = access.holder(credential)?;
+        caller.has(Role::Write)?;
+        caller.authorise(&Scope::Collection(&self.collection))?;
+        self.caller = Arc::new(caller);
         Ok(())
     }
 
@@ -155,6 +217,10 @@ impl Ingest {
         let task = done.as_ref().map_or_else(tokio::task::JoinError::id, |(task, _)| *task);
         let taken = self.taken.remove(&task).unwrap_or(Taken { sequence: 0, id: String::new(), bytes: 0 });
         self.bytes -= taken.bytes;
+        // Only the newest write's end is kept, and a write of this id may still be under way.
+        if self.newest.get_mut(&taken.id).is_some_and(|turn| turn.try_recv() == Err(TryRecvError::Closed)) {
+            self.newest.remove(&taken.id);
+        }
         match done {
             Ok((_, answer)) => {
                 // The stream cannot go on without its collection.
@@ -178,6 +244,9 @@ impl Drop for Ingest {
         let millis = self.begun.elapsed().as_secs_f64() * 1e3;
         let (answered, unanswered) = (self.answered, self.writes.len());
         self.span.in_scope(|| tracing::info!(millis, answered, unanswered, "ingest stream ended"));
+        let (caller, address, collection) = (&self.caller, self.address, self.collection.as_str());
+        let outcome = self.outcome;
+        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome });
     }
 }
 
@@ -202,10 +271,18 @@ async fn answer_one(
     collection: String,
     message: pb::IngestImagesRequest,
     deadline: Deadline,
+    before: Option<Turn>,
 ) -> pb::IngestImagesResponse {
     let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
     let sequence = message.sequence;
-    let put = deadline.run("the write of an image", put_one(&coordinator, &collection, message, deadline)).await;
+    let put = async {
+        if let Some(before) = before {
+            // It ends by being dropped, hence with an error.
+            let _ = before.await;
+        }
+        put_one(&coordinator, &collection, message, deadline).await
+    };
+    let put = deadline.run("the write of an image", put).await;
     answered(sequence, id, put.and_then(|put| put))
 }
 

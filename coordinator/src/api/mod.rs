@@ -13,17 +13,22 @@ pub(crate) mod search;
 pub(crate) mod status;
 pub(crate) mod validate;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::serve::ConnectInfo;
 use omma_common::shutdown::Shutdown;
+use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
+use crate::access::{Access, Caller, Client, Deed, Scoped, audit};
 use crate::config::Limits;
 use crate::routing::{Collection, Routing};
 use crate::scatter::hedge::HedgeDelay;
@@ -35,6 +40,7 @@ pub(crate) struct Coordinator {
     pub(crate) hedge: HedgeDelay,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
+    pub(crate) access: Access,
     places: Arc<Semaphore>,
 }
 
@@ -43,9 +49,9 @@ pub(crate) struct Coordinator {
 pub(crate) struct Api(pub(crate) Arc<Coordinator>);
 
 impl Coordinator {
-    pub(crate) fn new(routing: Routing, limits: Limits, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(routing: Routing, limits: Limits, access: Access, shutdown: Shutdown) -> Self {
         let places = Arc::new(Semaphore::new(limits.requests.min(Semaphore::MAX_PERMITS)));
-        Self { routing, hedge: HedgeDelay::default(), limits, shutdown, places }
+        Self { routing, hedge: HedgeDelay::default(), limits, shutdown, access, places }
     }
 
     /// A place among the requests that are served at once, or `OVERLOADED`.
@@ -80,6 +86,17 @@ impl Coordinator {
     }
 }
 
+/// Who sent a request. The layer in front of all services says so; without it nobody may do anything.
+pub(crate) fn caller_of<T>(request: &Request<T>) -> Result<Arc<Caller>, ApiError> {
+    let caller = request.extensions().get::<Arc<Caller>>().cloned();
+    caller.ok_or_else(|| ApiError::new(Reason::Internal, "the request came past the check of its credentials"))
+}
+
+/// Where a request came from.
+pub(crate) fn address_of<T>(request: &Request<T>) -> Option<SocketAddr> {
+    request.extensions().get::<ConnectInfo>().map(|info| info.address)
+}
+
 /// The caller's deadline, a little sooner: our typed error is to arrive before gRPC gives up by itself.
 pub(crate) fn deadline_of(metadata: &MetadataMap) -> Deadline {
     let deadline = Deadline::of(metadata);
@@ -88,7 +105,7 @@ pub(crate) fn deadline_of(metadata: &MetadataMap) -> Deadline {
 }
 
 impl Api {
-    /// Serves one unary call: place, span, deadline, one line in the log.
+    /// Serves one unary call: place, span, deadline, the caller's right to what the message is about, the log.
     pub(crate) async fn unary<Req, Res, F, Fut>(
         &self,
         rpc: &'static str,
@@ -96,19 +113,42 @@ impl Api {
         work: F,
     ) -> Result<Response<Res>, Status>
     where
+        Req: Scoped,
         F: FnOnce(Arc<Coordinator>, Req, Deadline) -> Fut,
         Fut: Future<Output = Result<Res, ApiError>>,
+        Res: Message,
     {
+        let (caller, address) = (caller_of(&request)?, address_of(&request));
         let _place = self.0.admit()?;
         let begun = Instant::now();
         let span = tracing::info_span!("request", rpc);
         omma_common::telemetry::link(&span, request.metadata());
         let deadline = deadline_of(request.metadata());
-        let work = work(Arc::clone(&self.0), request.into_inner(), deadline);
-        let answer = deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer);
+        let message = request.into_inner();
+        let scope = message.scope();
+        let collection = scope.collection().to_owned();
+        let answer = match caller.authorise(&scope) {
+            Ok(()) => {
+                let work = Client::of(&caller, address).doing(work(Arc::clone(&self.0), message, deadline));
+                deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer).and_then(fits)
+            }
+            Err(denied) => Err(denied),
+        };
         span.in_scope(|| log(rpc, begun.elapsed(), answer.as_ref().err()));
+        let outcome = answer.as_ref().err().map_or("OK", |e| e.reason.name());
+        audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome });
         Ok(Response::new(answer?))
     }
+}
+
+/// An answer that gRPC would refuse to send is the caller's to make smaller.
+fn fits<Res: Message>(answer: Res) -> Result<Res, ApiError> {
+    let (bytes, limit) = (answer.encoded_len(), MAX_MESSAGE_BYTES);
+    if bytes <= limit {
+        return Ok(answer);
+    }
+    let text = format!("the answer has {bytes} bytes and {limit} fit into a message: ask for less at a time");
+    Err(ApiError::new(Reason::MessageTooLarge, text).with("limit", limit))
 }
 
 /// One line for each request: bugs and damage loudly, the rest for those who ask.

@@ -84,8 +84,14 @@ mod tests {
     fn answer(image_count: u64, received_count: u64, applied_index: u64, exact: bool) -> node::GetNodeStatusResponse {
         let digest = if exact { vec![1] } else { vec![] };
         let committed_index = applied_index;
-        let status =
-            pb::ReplicaStatus { image_count, received_count, applied_index, committed_index, digest, ..Default::default() };
+        let status = pb::ReplicaStatus {
+            image_count,
+            received_count,
+            applied_index,
+            committed_index,
+            digest,
+            ..Default::default()
+        };
         let state = node::ReplicaState { group_id: 2, status: Some(status), ..Default::default() };
         node::GetNodeStatusResponse { replicas: vec![state], ..Default::default() }
     }

@@ -51,7 +51,8 @@ fn refused(refusal: MetadataRefusal, map: &ClusterMap, node_id: NodeId, node: &s
         MetadataRefusal::NodeNotFound => return unknown(node),
         MetadataRefusal::TooFewNodes => {
             let needed = map.groups.values().map(|g| g.replicas.len()).max().unwrap_or(0);
-            let stays = |(id, n): &(&NodeId, &crate::routing::map::Node)| **id != node_id && n.state == NodeState::Active;
+            let stays =
+                |(id, n): &(&NodeId, &crate::routing::map::Node)| **id != node_id && n.state == NodeState::Active;
             let left = map.nodes.iter().filter(stays).count();
             let text = format!(
                 "shard groups have {needed} replicas, so {needed} nodes are needed; without {node} there would be \
@@ -152,7 +153,8 @@ mod tests {
     use omma_proto::internal::v1 as node;
 
     fn map() -> ClusterMap {
-        let nodes = (1..=3u64).map(|node_id| node::Node { node_id, address: format!("n{node_id}:1"), ..Default::default() });
+        let nodes =
+            (1..=3u64).map(|node_id| node::Node { node_id, address: format!("n{node_id}:1"), ..Default::default() });
         ClusterMap::from_metadata(node::Metadata {
             cluster_id: "c".into(),
             nodes: nodes.collect(),

@@ -158,7 +158,12 @@ mod tests {
             version: 1,
             cluster_id: "c".into(),
             nodes: (1..=2)
-                .map(|id| node::Node { node_id: id, address: format!("n{id}:1"), zone: "z".into(), ..Default::default() })
+                .map(|id| node::Node {
+                    node_id: id,
+                    address: format!("n{id}:1"),
+                    zone: "z".into(),
+                    ..Default::default()
+                })
                 .collect(),
             groups: vec![node::Group {
                 group_id: 1,

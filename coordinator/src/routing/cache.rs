@@ -12,6 +12,7 @@ use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
+use omma_common::tls::Dialer;
 use omma_proto::internal::v1::{GetMetadataRequest, GetMetadataResponse};
 use rand::Rng;
 use tokio::sync::watch;
@@ -41,10 +42,10 @@ pub(crate) struct Routing {
 }
 
 impl Routing {
-    pub(crate) fn new(seeds: Vec<String>, calls_per_node: usize) -> Self {
+    pub(crate) fn new(seeds: Vec<String>, calls_per_node: usize, dialer: Dialer) -> Self {
         Self {
             seeds,
-            nodes: Nodes::new(calls_per_node),
+            nodes: Nodes::new(calls_per_node, dialer),
             map: watch::Sender::new(None),
             leaders: watch::Sender::new(Leaders::default()),
             loose: SingleFlight::default(),
@@ -298,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn maps_only_grow_newer_and_never_change_cluster() {
-        let routing = Routing::new(vec![], 1);
+        let routing = Routing::new(vec![], 1, Dialer::default());
         for (version, cluster, want) in [(0, "", 0), (5, "a", 5), (4, "a", 5), (9, "b", 5), (6, "a", 6)] {
             routing.absorb(answer(version, cluster));
             assert_eq!(routing.version(), want, "{version} {cluster}");
@@ -307,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_map_the_cluster_is_forming() {
-        let routing = Routing::new(vec!["127.0.0.1:1".into()], 1);
+        let routing = Routing::new(vec!["127.0.0.1:1".into()], 1, Dialer::default());
         assert_eq!(routing.map().await.unwrap_err().reason, Reason::ClusterForming);
     }
 }

@@ -38,9 +38,9 @@ pub(crate) fn accept(asked: usize, failures: &[(GroupId, ApiError)], allow_parti
     }
     // What the caller did wrong is the same in every group; where the time is up there is no use in a retry.
     let told = |reason| failures.iter().find(|(_, e)| e.reason == reason).map(|(_, e)| e.clone());
-    if let Some(error) =
-        [Reason::CollectionNotFound, Reason::InvalidArgument, Reason::InvalidEmbedding].into_iter().find_map(told)
-    {
+    let the_callers =
+        [Reason::CollectionNotFound, Reason::InvalidArgument, Reason::InvalidEmbedding, Reason::MessageTooLarge];
+    if let Some(error) = the_callers.into_iter().find_map(told) {
         return Err(error);
     }
     let groups: Vec<_> = failures.iter().map(|(group, _)| group.to_string()).collect();
@@ -80,8 +80,9 @@ mod tests {
             assert_eq!(error.reason, Reason::PartialAnswer);
             assert!(error.message.contains("group 2: down"), "{error}");
         }
-        let gone = failed(&[1], Reason::CollectionNotFound);
-        assert_eq!(accept(3, &gone, false).unwrap_err().reason, Reason::CollectionNotFound);
+        for reason in [Reason::CollectionNotFound, Reason::MessageTooLarge] {
+            assert_eq!(accept(3, &failed(&[1], reason), false).unwrap_err().reason, reason);
+        }
     }
 
     #[test]

@@ -2,15 +2,18 @@
 
 use omma_common::error::{ApiError, Reason};
 use omma_common::ids::GroupId;
+use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_proto::internal::v1::ImageRefusal;
 
 use crate::group::state_machine::StateError;
+use crate::index::IndexError;
 
 /// The state cannot answer.
 pub(super) fn state(error: &StateError) -> ApiError {
     let reason = match error {
         StateError::Damaged { .. } => Reason::DataLoss,
-        StateError::Index(_) => Reason::Overloaded,
+        StateError::Index(IndexError::Busy { .. }) => Reason::Overloaded,
+        StateError::Index(_) => Reason::Internal,
         StateError::Settling => Reason::GroupUnavailable,
         StateError::Dropped => Reason::CollectionNotFound,
         StateError::Store(_) | StateError::Transfer(_) => Reason::Internal,
@@ -29,6 +32,13 @@ pub(super) fn missing(field: &str) -> ApiError {
     ApiError::field(field, "is missing")
 }
 
+/// An answer would not fit into a message.
+pub(super) fn answer_too_large() -> ApiError {
+    let limit = MAX_MESSAGE_BYTES;
+    let message = format!("the answer would have more than {limit} bytes: ask for less at a time");
+    ApiError::new(Reason::MessageTooLarge, message).with("limit", limit)
+}
+
 /// A command had no effect.
 pub(super) fn refusal(why: ImageRefusal, uid: u64) -> ApiError {
     match why {
@@ -39,6 +49,9 @@ pub(super) fn refusal(why: ImageRefusal, uid: u64) -> ApiError {
             Reason::InvalidEmbedding,
             format!("collection {uid} has embeddings of another dimension; refresh the collection"),
         ),
+        ImageRefusal::RequestIdReused => {
+            ApiError::field("request_id", "was used before, for another write: use a new one for each write")
+        }
         ImageRefusal::Invalid | ImageRefusal::Unspecified => {
             ApiError::new(Reason::Internal, "a replicated command was not understood")
         }

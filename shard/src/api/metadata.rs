@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::tls::Dialer;
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::metadata_outcome::Outcome;
 use omma_proto::internal::v1::metadata_service_server::MetadataService;
@@ -61,7 +62,7 @@ impl MetadataService for MetadataApi {
         let node = request.node.ok_or_else(|| errors::missing("node"))?;
         let metadata = self.node.metadata.current();
         check_join(&metadata, &request.cluster_id, request.encoder_space.as_ref())?;
-        check_address(&metadata, &node).await?;
+        check_address(&self.node.dialer, &metadata, &node).await?;
         // The metadata leader makes it a learner when it sees that it is none.
         let put = MetadataCommand { command: Some(Command::PutNode(PutNode { node: Some(node) })) };
         match self.propose(put, deadline).await?.outcome {
@@ -97,12 +98,16 @@ fn removed() -> ApiError {
 
 /// A new node at the address of another has lost that one's data, and takes its place; unless the other one is still
 /// there.
-async fn check_address(metadata: &Metadata, node: &omma_proto::internal::v1::Node) -> Result<(), ApiError> {
+async fn check_address(
+    dialer: &Dialer,
+    metadata: &Metadata,
+    node: &omma_proto::internal::v1::Node,
+) -> Result<(), ApiError> {
     let clashes = metadata.nodes.iter().any(|n| n.address == node.address && n.node_id != node.node_id);
     if !clashes {
         return Ok(());
     }
-    match peers::discover(&node.address).await {
+    match peers::discover(dialer, &node.address).await {
         Ok(there) if there.node_id == node.node_id => Ok(()),
         Ok(there) => {
             let text = format!(

@@ -6,9 +6,7 @@ use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_proto::internal::v1::change_members_request::Change;
 use omma_proto::internal::v1::placement_service_server::PlacementService;
-use omma_proto::internal::v1::{
-    ChangeMembersRequest, ChangeMembersResponse, ObserveNodeRequest, ObserveNodeResponse,
-};
+use omma_proto::internal::v1::{ChangeMembersRequest, ChangeMembersResponse, ObserveNodeRequest, ObserveNodeResponse};
 use tonic::{Request, Response, Status};
 
 use super::errors;

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::shard_service_server::ShardService;
 use omma_proto::internal::v1::*;
 use omma_proto::v1::{Consistency, PutResult};
+use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::{errors, put};
+use crate::encoder::Line;
 use crate::group::{Barrier, GroupState, Role};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
 use crate::images::{ImageHit, ImageState};
@@ -104,20 +108,17 @@ impl ShardApi {
             return Err(ApiError::field("images", format!("are more than {RECORDS_PER_COMMAND}")));
         }
         let ids: Vec<String> = request.images.iter().map(|i| i.id.clone()).collect();
-        let prepared = put::prepare(&self.node, &shard.state, &target, request.images, deadline).await?;
+        let line = Line { client: request.client, urgent: false };
+        let prepared = put::prepare(&self.node, &shard.state, &target, request.images, line, deadline).await?;
         let records: Vec<PutRecord> = prepared.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
         let sent = records.len();
         let (outcome, applied_index) = match sent {
-            0 => (ImageOutcome::default(), shard.state.stats().applied),
+            0 => (ImageOutcome::default(), shard.replica.status().applied),
             _ => {
                 let command = Command::Put(PutRecords { dimension: target.dimension, records });
                 self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?
             }
         };
-        if outcome.effects.len() != sent {
-            let problem = "was used before, for a request with other images: use a new one";
-            return Err(ApiError::field("request_id", problem));
-        }
         let mut effects = outcome.effects.into_iter();
         let results = ids.into_iter().zip(prepared).map(|(id, prepared)| match prepared {
             Ok(_) => PutResult { id, effect: effects.next().unwrap_or_default(), error: None },
@@ -166,9 +167,20 @@ impl ShardApi {
         let (shard, target) = self.shard(request.target)?;
         let barrier = barrier(request.consistency, request.min_applied_index);
         shard.replica.read_barrier(barrier, deadline).await?;
-        let read = move || shard.state.get(target.collection_uid, &request.ids, request.include_embedding);
-        let images = blocking(read).await.map_err(|e| errors::state(&e))?;
-        Ok(GetImagesResponse { images })
+        let turn = self.turn(deadline).await?;
+        let read = move || {
+            let _turn = turn;
+            let (mut images, mut room) = (Vec::new(), Room::in_message());
+            for id in &request.ids {
+                in_time(deadline)?;
+                let found = shard.state.get(target.collection_uid, id, request.include_embedding);
+                let Some(image) = found.map_err(|e| errors::state(&e))? else { continue };
+                room.take(&image)?;
+                images.push(image);
+            }
+            Ok(GetImagesResponse { images })
+        };
+        blocking(read).await
     }
 
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
@@ -176,18 +188,26 @@ impl ShardApi {
         let queries = queries(&request, target.dimension)?;
         let barrier = barrier(request.consistency, request.min_applied_index);
         let applied_index = shard.replica.read_barrier(barrier, deadline).await?;
-        let _turn = self.turn(deadline).await?;
+        let turn = self.turn(deadline).await?;
         let (uid, attributes) = (target.collection_uid, request.include_attributes);
         let search = move || {
-            let one = |(query, k): &(Vec<f32>, usize)| shard.state.search(uid, query, *k, attributes).map(group_hits);
-            queries.iter().map(one).collect::<Result<Vec<_>, _>>()
+            // Until the work ends: its caller may give up long before.
+            let _turn = turn;
+            let (mut hits, mut room) = (Vec::new(), Room::in_message());
+            for (query, k) in &queries {
+                in_time(deadline)?;
+                let found = shard.state.search(uid, query, *k, attributes).map_err(|e| errors::state(&e))?;
+                let found = group_hits(found);
+                room.take(&found)?;
+                hits.push(found);
+            }
+            Ok(SearchGroupResponse { hits, applied_index })
         };
-        let hits = blocking(search).await.map_err(|e| errors::state(&e))?;
-        Ok(SearchGroupResponse { hits, applied_index })
+        blocking(search).await
     }
 
-    /// Waits for a place among the searches that run.
-    async fn turn(&self, deadline: Deadline) -> Answer<tokio::sync::SemaphorePermit<'_>> {
+    /// Waits for a place among the reads that run.
+    async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
         use std::sync::atomic::{AtomicUsize, Ordering};
         static WAITING: AtomicUsize = AtomicUsize::new(0);
         struct Waiting;
@@ -199,15 +219,16 @@ impl ShardApi {
         let ahead = WAITING.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting;
         if ahead >= self.node.config.search_queue {
-            return Err(ApiError::new(Reason::Overloaded, format!("{ahead} searches are waiting already")));
+            return Err(ApiError::new(Reason::Overloaded, format!("{ahead} reads are waiting already")));
         }
-        let permit = deadline.run("search", self.node.searches.acquire()).await?;
+        let permit = deadline.run("a place to read", self.node.reads.clone().acquire_owned()).await?;
         permit.map_err(|_| ApiError::new(Reason::ShuttingDown, "the node is shutting down"))
     }
 
     async fn encode(&self, request: EncodePictureRequest, deadline: Deadline) -> Answer<EncodePictureResponse> {
         put::check_space(&self.node, &request.vector_space_id)?;
-        let encoded = self.node.encoder.encode(request.picture, deadline).await?;
+        let line = Line { client: request.client, urgent: true };
+        let encoded = self.node.encoder.encode(request.picture, line, deadline).await?;
         Ok(EncodePictureResponse {
             embedding: vector::to_bytes(&encoded.embedding),
             decode_micros: encoded.decode.as_micros() as u64,
@@ -225,6 +246,29 @@ impl ShardApi {
         let message = format!("{tail} images wait for the graph and {limit} may: send more slowly");
         Err(ApiError::new(Reason::IndexBehind, message).with("tail", tail).with("limit", limit))
     }
+}
+
+/// What is left of the largest message.
+struct Room(usize);
+
+impl Room {
+    /// Less what stands around the parts.
+    fn in_message() -> Self {
+        Self(MAX_MESSAGE_BYTES - (64 << 10))
+    }
+
+    /// Takes a part in, with its length and tag.
+    fn take(&mut self, part: &impl Message) -> Answer<()> {
+        let left = self.0.checked_sub(part.encoded_len() + 8);
+        self.0 = left.ok_or_else(errors::answer_too_large)?;
+        Ok(())
+    }
+}
+
+/// Gives work up that nobody waits for any more.
+fn in_time(deadline: Deadline) -> Answer<()> {
+    let late = || ApiError::new(Reason::DeadlineExceeded, "the deadline passed before the read was done");
+    if deadline.passed() { Err(late()) } else { Ok(()) }
 }
 
 /// Spares a follower the work of encoding what it cannot propose. The proposal itself is what is safe.

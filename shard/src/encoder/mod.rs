@@ -13,9 +13,11 @@ use omma_common::deadline::Deadline;
 use omma_common::limits::{DEFAULT_MAX_PICTURE_BYTES, DEFAULT_MAX_PICTURE_PIXELS};
 
 mod batch;
+mod budget;
 mod decode;
 mod device;
 mod error;
+mod lines;
 mod model;
 mod preprocess;
 mod preprocessor_config;
@@ -28,6 +30,7 @@ mod sniff;
 pub use batch::{Encoded, EncoderCounters};
 pub use device::{Device, InvalidDevice};
 pub use error::{EncoderError, PictureError};
+pub use lines::Line;
 pub use model::{ModelError, ModelSource};
 pub use runtime::{RuntimeError, Tried};
 
@@ -62,6 +65,10 @@ pub struct EncoderConfig {
     pub max_batch: usize,
     /// Pictures that may be waiting or worked on at once; more are refused.
     pub queue: usize,
+    /// A query's picture that would wait longer than this is refused at once.
+    pub urgent_wait: Duration,
+    /// Memory that decoding may use in all, in bytes.
+    pub decode_memory: u64,
 }
 
 impl Default for EncoderConfig {
@@ -76,6 +83,8 @@ impl Default for EncoderConfig {
             workers: 0,
             max_batch: 0,
             queue: 256,
+            urgent_wait: Duration::from_millis(500),
+            decode_memory: 1 << 30,
         }
     }
 }
@@ -130,6 +139,8 @@ impl Encoder {
             max_batch,
             gather: if on_gpu { CUDA_GATHER } else { Duration::ZERO },
             queue: config.queue,
+            urgent_wait: config.urgent_wait,
+            decode_memory: config.decode_memory,
         };
         let info = EncoderInfo {
             model: model.name,
@@ -158,13 +169,14 @@ impl Encoder {
         self.0.pipeline.counters()
     }
 
-    /// The embedding of `picture`, whose format is told from its bytes. Dropping the future gives the work up.
+    /// The embedding of `picture`, whose format is told from its bytes. It waits in `line`. Dropping the future gives
+    /// the work up.
     ///
     /// # Errors
-    /// [`EncoderError::Picture`] if the picture is at fault; [`EncoderError::Overloaded`], at once, if too many wait;
-    /// [`EncoderError::DeadlineExceeded`] when `deadline` passes.
-    pub async fn encode(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
-        self.0.pipeline.encode(picture, deadline).await
+    /// [`EncoderError::Picture`] if the picture is at fault; [`EncoderError::Overloaded`] if too many wait, most often
+    /// at once, but also when others' turn comes first; [`EncoderError::DeadlineExceeded`] when `deadline` passes.
+    pub async fn encode(&self, picture: Bytes, line: Line, deadline: Deadline) -> Result<Encoded, EncoderError> {
+        self.0.pipeline.encode(picture, line, deadline).await
     }
 }
 

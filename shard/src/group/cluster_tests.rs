@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use omma_common::deadline::Deadline;
 use omma_common::ids::{GroupId, NodeId};
+use omma_proto::internal::v1 as proto;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -76,7 +77,9 @@ impl Cluster {
         let new = || Place { folder: self.dir.path().join(id.to_string()), disk: Arc::default() };
         let place = self.places.entry(id).or_insert_with(new);
         let (folder, timings, addresses) = (place.folder.clone(), self.timings.clone(), self.addresses.clone());
-        let host = tokio::task::spawn_blocking(move || GroupHost::open(&folder, id, timings, addresses).unwrap());
+        let host = tokio::task::spawn_blocking(move || {
+            GroupHost::open(&folder, id, timings, addresses, Default::default()).unwrap()
+        });
         let host = host.await.unwrap();
         let state = MemoryState::on(&place.disk);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -242,6 +245,41 @@ async fn survives_its_leader_and_takes_it_back() {
         let all: BTreeSet<_> = cluster.converged().await.into_iter().collect();
         assert!(all.is_superset(&acknowledged), "lost: {:?}", acknowledged.difference(&all));
     }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_replica_lets_the_lease_pass_before_it_votes() {
+    let lease = Duration::from_secs(3);
+    let mut cluster = Cluster::formed(3, RaftTimings { election_max: lease, ..RaftTimings::default() }).await;
+    let leader = cluster.leader().await;
+    let mut others = (1..=3).filter(|id| *id != leader);
+    let (back, candidate) = (others.next().unwrap(), others.next().unwrap());
+    // One that would be voted for by anybody who may.
+    let ask = |pre_vote, leader_transfer| proto::VoteRequest {
+        group_id: GROUP,
+        vote: Some(proto::RaftVote { term: 99, node_id: candidate, committed: false }),
+        last_log_id: Some(proto::RaftLogId { term: 98, node_id: candidate, index: 1_000 }),
+        leader_transfer,
+        pre_vote,
+    };
+    cluster.kill(back).await;
+    let begun = Instant::now();
+    cluster.start(back).await;
+    let host = cluster.nodes[&back].host.clone();
+    for pre_vote in [true, false] {
+        let refused = host.handle_vote(ask(pre_vote, false)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    }
+    // The leader that it answered before is gone, so that nothing but the time lets it stand or vote.
+    cluster.kill(leader).await;
+    cluster.kill(candidate).await;
+    while begun.elapsed() < lease - Duration::from_millis(200) {
+        assert_ne!(cluster.nodes[&back].replica.status().role, Role::Candidate, "after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep((lease + Duration::from_millis(200)).saturating_sub(begun.elapsed())).await;
+    assert!(host.handle_vote(ask(false, false)).await.unwrap().vote_granted);
     cluster.end().await;
 }
 
@@ -453,7 +491,6 @@ async fn proposals_are_bounded_also_when_their_callers_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_groups_and_malformed_messages_are_refused() {
     use omma_common::error::{Reason, reason_of};
-    use omma_proto::internal::v1 as proto;
     let cluster = Cluster::idle(1, RaftTimings::default()).await;
     let host = &cluster.nodes[&1].host;
     let request = proto::VoteRequest { group_id: 99, ..Default::default() };

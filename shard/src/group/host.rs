@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use omma_common::ids::{GroupId, NodeId};
+use omma_common::tls::Dialer;
+use openraft::RaftLogReader;
 use parking_lot::Mutex;
 
 use super::error::GroupError;
@@ -15,6 +17,7 @@ use super::log_writer::LogCounters;
 use super::machine::Machine;
 use super::network::Network;
 use super::peers::{AddressBook, Peers};
+use super::quiet::Quiet;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
 use super::timings::RaftTimings;
@@ -46,6 +49,7 @@ impl GroupHost {
         node_id: NodeId,
         timings: RaftTimings,
         addresses: AddressBook,
+        dialer: Dialer,
     ) -> Result<Arc<Self>, GroupError> {
         timings.config(0)?;
         let (raft, spool) = (data_dir.join("raft"), data_dir.join("spool"));
@@ -62,7 +66,7 @@ impl GroupHost {
             node: node_id,
             spool,
             timings,
-            peers: Arc::new(Peers::new(addresses)),
+            peers: Arc::new(Peers::new(addresses, dialer)),
             log: LogDb::open(&raft)?,
             replicas: Mutex::default(),
         }))
@@ -103,13 +107,15 @@ impl GroupHost {
 
     async fn start_new(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
         let fatal = |reason: String| GroupError::Fatal { group, reason };
-        let log = self.log_of(group).await?;
+        let mut log = self.log_of(group).await?;
+        let promised = log.read_vote().await.map_err(|e| fatal(e.to_string()))?.is_some();
         let machine = Machine::new(state.clone()).await.map_err(|e| fatal(e.to_string()))?;
         let network = Network { group, me: self.node, peers: self.peers.clone() };
-        let config = Arc::new(self.timings.config(group)?);
-        let raft = super::types::Raft::new(self.node, config, network, log.clone(), machine);
+        let config = openraft::Config { enable_elect: !promised, ..self.timings.config(group)? };
+        let raft = super::types::Raft::new(self.node, Arc::new(config), network, log.clone(), machine);
         let raft = raft.await.map_err(|e| fatal(e.to_string()))?;
-        Ok(Replica::new(group, raft, log, state, self.peers.clone(), &self.timings))
+        let quiet = if promised { Quiet::after_restart(&raft, self.node, &self.timings) } else { Quiet::over() };
+        Ok(Replica::new(group, raft, log, state, self.peers.clone(), &self.timings, quiet))
     }
 
     async fn log_of(&self, group: GroupId) -> Result<LogStore, GroupError> {

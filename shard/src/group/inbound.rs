@@ -48,6 +48,11 @@ impl GroupHost {
     /// A candidate asks for this replica's vote, or whether it would get it.
     pub async fn handle_vote(&self, request: proto::VoteRequest) -> Result<proto::VoteResponse, Status> {
         let replica = self.find(request.group_id)?;
+        // A leader that transfers its leadership has given up its lease.
+        if replica.is_quiet() && !request.leader_transfer {
+            let why = "this replica was restarted just now, and lets the old leader's lease pass";
+            return Err(refuse(GroupError::Unavailable { group: request.group_id, why }));
+        }
         let vote = wire::read_vote_request(&request).map_err(malformed)?;
         if !replica.may_vote() {
             let why = "this replica does not have yet what it had when it left the group before";

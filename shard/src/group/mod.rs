@@ -18,6 +18,7 @@ mod machine;
 pub mod members;
 mod network;
 pub mod peers;
+mod quiet;
 pub mod replica;
 mod snapshot;
 pub mod state_machine;

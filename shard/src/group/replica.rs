@@ -21,6 +21,7 @@ use super::error::GroupError;
 use super::log_store::LogStore;
 use super::machine::blocking;
 use super::peers::Peers;
+use super::quiet::Quiet;
 use super::state_machine::StateMachine;
 use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
@@ -69,6 +70,7 @@ struct Inner {
     room: Arc<Semaphore>,
     states: watch::Receiver<GroupState>,
     receiving: Mutex<()>,
+    quiet: Quiet,
     /// Time in which a group that works elects a leader.
     election: Duration,
     /// How long a proposal waits for a new leader to hear from a majority.
@@ -83,6 +85,7 @@ impl Replica {
         state: Arc<dyn StateMachine>,
         peers: Arc<Peers>,
         timings: &RaftTimings,
+        quiet: Quiet,
     ) -> Self {
         let mut metrics = raft.metrics();
         let (sender, states) = watch::channel(view(group, &metrics.borrow_watched()));
@@ -103,6 +106,7 @@ impl Replica {
             room: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
             states,
             receiving: Mutex::new(()),
+            quiet,
             election: timings.election_max * 2,
             patience: timings.heartbeat * 2,
         }))
@@ -118,6 +122,18 @@ impl Replica {
 
     pub(super) fn receiving(&self) -> &Mutex<()> {
         &self.0.receiving
+    }
+
+    /// Whether this replica may not vote yet.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.0.quiet.lasts()
+    }
+
+    /// Why this replica has ended although nobody stopped it: its log or its state failed. It does not come back in
+    /// this process.
+    pub fn failure(&self) -> Option<GroupError> {
+        let error = self.check_running().err()?;
+        (!matches!(error, GroupError::Stopped(_))).then_some(error)
     }
 
     /// The group.

@@ -26,7 +26,7 @@ pub struct RaftTimings {
 
 impl Default for RaftTimings {
     fn default() -> Self {
-        Self::with_election_timeout(Duration::from_millis(500))
+        Self::with_election_timeout(Duration::from_millis(1000))
     }
 }
 

@@ -145,3 +145,51 @@ fn commands_are_not_copied() {
     assert_eq!(command, bytes);
     assert!(range.contains(&command.as_ptr()), "the command was copied while decoding");
 }
+
+/// `bytes`, some of them changed, and cut off somewhere.
+fn spoilt(mut bytes: Vec<u8>, hits: &[(proptest::sample::Index, u8)], cut: Option<proptest::sample::Index>) -> Vec<u8> {
+    for (at, byte) in hits.iter().filter(|_| !bytes.is_empty()).collect::<Vec<_>>() {
+        let at = at.index(bytes.len());
+        bytes[at] = *byte;
+    }
+    let end = cut.map_or(bytes.len(), |cut| cut.index(bytes.len() + 1));
+    bytes.truncate(end);
+    bytes
+}
+
+/// Reads `bytes` as each message that a peer may send.
+fn read_as_everything(bytes: &[u8]) {
+    macro_rules! try_as {
+        ($($message:ident => $read:expr;)*) => {
+            $(if let Ok(message) = proto::$message::decode(bytes) {
+                let _ = $read(message);
+            })*
+        };
+    }
+    try_as! {
+        AppendRequest => read_append_request;
+        RaftEntry => read_entry;
+        RaftMembership => |m| read_membership(&m);
+        RaftApplied => |m| read_applied(&m);
+        VoteRequest => |m| read_vote_request(&m);
+        VoteResponse => |m| read_vote_response(&m);
+        AppendResponse => |m| (read_append_response(&m).is_ok(), read_stream_response(&m).is_ok());
+        SnapshotHeader => |m| read_snapshot_header(&m);
+        InstallSnapshotResponse => |m| read_snapshot_response(&m);
+        TransferLeaderRequest => |m| read_transfer_request(&m);
+        TransferLeaderResponse => |m| read_transfer_response(&m);
+    }
+}
+
+proptest! {
+    #[test]
+    fn spoilt_messages_are_refused_or_read_and_never_panic(
+        request in append_requests(),
+        hits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+        noise in proptest::collection::vec(any::<u8>(), 0..80),
+    ) {
+        read_as_everything(&spoilt(append_request(3, &request).encode_to_vec(), &hits, cut));
+        read_as_everything(&noise);
+    }
+}

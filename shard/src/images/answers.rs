@@ -9,25 +9,41 @@ use omma_proto::internal::v1::StoredAnswer;
 /// replicated state's meaning: replicas must forget at the same moment, so it is no setting.
 pub(super) const KEPT: usize = 1 << 16;
 
+/// What a request was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) outcome: Bytes,
+    /// Of what it asked for; empty if it is not known.
+    fingerprint: Bytes,
+}
+
+impl Answer {
+    /// Whether it answers a request for this.
+    pub(super) fn fits(&self, fingerprint: &Bytes) -> bool {
+        self.fingerprint.is_empty() || self.fingerprint == fingerprint
+    }
+}
+
 /// The newest [`KEPT`] answers, by collection and request id.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Answers {
-    by_request: HashMap<(u64, String), Bytes>,
+    by_request: HashMap<(u64, String), Answer>,
     oldest_first: VecDeque<StoredAnswer>,
 }
 
 impl Answers {
     /// What a request with this id was answered; `None` if it is new. Requests without an id are always new.
-    pub(super) fn get(&self, uid: u64, request_id: &str) -> Option<Bytes> {
+    pub(super) fn get(&self, uid: u64, request_id: &str) -> Option<&Answer> {
         if request_id.is_empty() {
             return None;
         }
-        self.by_request.get(&(uid, request_id.to_owned())).cloned()
+        self.by_request.get(&(uid, request_id.to_owned()))
     }
 
     /// Keeps an answer; returns the log index of the one that is forgotten for it.
     pub(super) fn keep(&mut self, answer: StoredAnswer) -> Option<u64> {
-        self.by_request.insert((answer.collection_uid, answer.request_id.clone()), answer.outcome.clone());
+        let kept = Answer { outcome: answer.outcome.clone(), fingerprint: answer.fingerprint.clone() };
+        self.by_request.insert((answer.collection_uid, answer.request_id.clone()), kept);
         self.oldest_first.push_back(answer);
         if self.oldest_first.len() <= KEPT {
             return None;
@@ -48,7 +64,8 @@ mod tests {
     use super::*;
 
     fn answer(index: u64) -> StoredAnswer {
-        StoredAnswer { index, collection_uid: 1, request_id: format!("r{index}"), outcome: Bytes::from(vec![1]) }
+        let request_id = format!("r{index}");
+        StoredAnswer { index, collection_uid: 1, request_id, outcome: vec![1].into(), fingerprint: vec![2].into() }
     }
 
     #[test]
@@ -61,6 +78,15 @@ mod tests {
         assert_eq!(answers.keep(answer(KEPT as u64 + 1)), Some(1));
         assert!(answers.get(1, "r1").is_none() && answers.get(1, "r2").is_some());
         assert_eq!(answers.iter().count(), KEPT);
+    }
+
+    #[test]
+    fn an_answer_fits_what_was_asked() {
+        let mut answers = Answers::default();
+        answers.keep(answer(1));
+        answers.keep(StoredAnswer { fingerprint: Bytes::new(), ..answer(2) });
+        let fits = |id, fingerprint: u8| answers.get(1, id).unwrap().fits(&vec![fingerprint].into());
+        assert_eq!((fits("r1", 2), fits("r1", 3), fits("r2", 3)), (true, false, true));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use omma_proto::internal::v1::StoredCollection;
 use parking_lot::{Mutex, RwLock};
 
+use super::audit::Audit;
 use super::checkpoint::Covered;
 use crate::group::state_machine::StateError;
 use crate::index::{IndexConfig, IndexError, LiveIndex, Storage};
@@ -17,6 +18,13 @@ pub(super) struct Collection {
     pub(super) index: LiveIndex,
     /// What the newest checkpoint covers.
     pub(super) covered: Mutex<Covered>,
+    pub(super) audit: Mutex<Audit>,
+}
+
+impl Collection {
+    pub(super) fn new(uid: u64, dimension: usize, index: LiveIndex, covered: Covered) -> Self {
+        Self { uid, dimension, index, covered: Mutex::new(covered), audit: Mutex::default() }
+    }
 }
 
 struct Entry {
@@ -88,7 +96,7 @@ impl Collections {
         }
         let dimension = dimension as usize;
         let index = LiveIndex::new(self.options.config(dimension))?;
-        let live = Arc::new(Collection { uid, dimension, index, covered: Mutex::default() });
+        let live = Arc::new(Collection::new(uid, dimension, index, Covered::default()));
         self.insert(
             StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() },
             Some(live.clone()),

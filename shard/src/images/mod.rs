@@ -5,12 +5,14 @@
 //! the HNSW graph and writes checkpoints; [`snapshot`] sends and takes whole states.
 
 mod answers;
+mod audit;
 mod checkpoint;
 mod collection;
 pub mod command;
 mod digest;
 mod keys;
 mod maintenance;
+pub mod offline;
 mod open;
 mod plan;
 mod query;

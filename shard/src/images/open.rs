@@ -81,6 +81,11 @@ pub(super) fn state_table(store: &Store, group: GroupId, generation: u64) -> Res
     Ok(store.table(&state_name(group, generation))?)
 }
 
+/// The table of a generation's checkpoints.
+pub(super) fn graphs_table(store: &Store, group: GroupId, generation: u64) -> Result<Table, StateError> {
+    Ok(store.table(&graphs_name(group, generation))?)
+}
+
 impl Contents {
     /// Opens a generation, or makes it.
     pub(super) fn open(
@@ -90,7 +95,7 @@ impl Contents {
         options: IndexOptions,
     ) -> Result<Self, StateError> {
         let table = state_table(store, group, generation)?;
-        let graphs = store.table(&graphs_name(group, generation))?;
+        let graphs = graphs_table(store, group, generation)?;
         let number = |key: &[u8]| table.get(key)?.map_or(Ok(0), |v| open_u64("index", &v));
         let (applied, settled_at) = (number(keys::APPLIED)?, number(keys::SETTLED)?);
         let mut answers = Answers::default();
@@ -150,7 +155,7 @@ impl Contents {
                 (LiveIndex::new(options.config(dimension))?, Covered::default())
             }
         };
-        Ok(Collection { uid, dimension, index, covered: Mutex::new(covered) })
+        Ok(Collection::new(uid, dimension, index, covered))
     }
 
     /// Whether the state is exactly that of its applied index.

@@ -16,7 +16,7 @@ use omma_proto::v1::PutEffect;
 use prost::Message;
 
 use super::answers::Answers;
-use super::command::refused;
+use super::command::{fingerprint, refused};
 use super::digest::Digest;
 use super::keys::{self, RECORDS_PER_COMMAND, RecordKey};
 use crate::format::{seal, seal_message};
@@ -72,23 +72,24 @@ impl<'a, V: View> Planner<'a, V> {
             return Ok(refused(ImageRefusal::Invalid).encode_to_vec().into());
         };
         let uid = command.collection_uid;
-        if let Some(outcome) = self.answers.get(uid, &command.request_id) {
-            return Ok(outcome);
+        let (Some(asked), request_id) = (command.command, command.request_id) else {
+            return Ok(refused(ImageRefusal::Invalid).encode_to_vec().into());
+        };
+        let fingerprint = if request_id.is_empty() { Bytes::new() } else { fingerprint(&asked) };
+        match self.answers.get(uid, &request_id) {
+            Some(answer) if answer.fits(&fingerprint) => return Ok(answer.outcome.clone()),
+            Some(_) => return Ok(refused(ImageRefusal::RequestIdReused).encode_to_vec().into()),
+            None => {}
         }
-        let outcome = match command.command {
-            Some(Command::Put(put)) => self.put(uid, index, put)?,
-            Some(Command::Delete(delete)) => self.delete(uid, index, delete)?,
-            Some(Command::Drop(_)) => self.drop_collection(uid),
-            None => refused(ImageRefusal::Invalid),
+        let outcome = match asked {
+            Command::Put(put) => self.put(uid, index, put)?,
+            Command::Delete(delete) => self.delete(uid, index, delete)?,
+            Command::Drop(_) => self.drop_collection(uid),
         };
         let outcome = Bytes::from(outcome.encode_to_vec());
-        if !command.request_id.is_empty() {
-            self.keep_answer(StoredAnswer {
-                index,
-                collection_uid: uid,
-                request_id: command.request_id,
-                outcome: outcome.clone(),
-            });
+        if !request_id.is_empty() {
+            let (collection_uid, outcome) = (uid, outcome.clone());
+            self.keep_answer(StoredAnswer { index, collection_uid, request_id, outcome, fingerprint });
         }
         Ok(outcome)
     }
@@ -326,6 +327,19 @@ mod tests {
         run(&mut p, 2, &delete(&["a"]));
         assert_eq!(run(&mut p, 3, &put("r", &["a"], 1.0)), first);
         assert_eq!(p.collections[&1].image_count, 0);
+    }
+
+    #[test]
+    fn a_request_id_stands_for_one_request() {
+        let mut answers = Answers::default();
+        let mut p = Planner::new(&Empty, &mut answers);
+        run(&mut p, 1, &put("r", &["a"], 1.0));
+        let delete = Command::Delete(DeleteRecords { ids: vec!["a".into()] });
+        let others = [put("r", &["b"], 1.0), put("r", &["a"], -1.0), super::super::command::encode("r", 1, delete)];
+        for (other, index) in others.iter().zip(2..) {
+            assert_eq!(run(&mut p, index, other).refusal(), ImageRefusal::RequestIdReused);
+        }
+        assert_eq!(p.collections[&1].image_count, 1);
     }
 
     #[test]

@@ -62,22 +62,14 @@ impl ImageState {
         }
     }
 
-    /// Those of `ids` that exist, in their order.
-    pub fn get(&self, uid: u64, ids: &[String], with_embedding: bool) -> Result<Vec<Image>, StateError> {
-        let mut images = Vec::with_capacity(ids.len());
-        for id in ids {
-            images.extend(self.get_one(uid, id, with_embedding)?);
-        }
-        Ok(images)
-    }
-
     /// Until a snapshot's state is exact, it may hold what was deleted, and its indexes are empty.
     fn settled_contents(&self) -> Result<Arc<Contents>, StateError> {
         let contents = self.contents();
         if contents.is_settled() { Ok(contents) } else { Err(StateError::Settling) }
     }
 
-    fn get_one(&self, uid: u64, id: &str, with_embedding: bool) -> Result<Option<Image>, StateError> {
+    /// The image of this id; `None` if there is none.
+    pub fn get(&self, uid: u64, id: &str, with_embedding: bool) -> Result<Option<Image>, StateError> {
         for look in 1..=LOOKS {
             let contents = self.settled_contents()?;
             if contents.collections.to_read(uid)?.is_none() {
@@ -102,7 +94,7 @@ impl ImageState {
 
     /// What is stored of a picture; `None` if there is no such image, or it was put as an embedding.
     pub fn stored(&self, uid: u64, id: &str) -> Result<Option<Stored>, StateError> {
-        let found = self.get_one(uid, id, true)?.filter(|i| !i.content_digest.is_empty());
+        let found = self.get(uid, id, true)?.filter(|i| !i.content_digest.is_empty());
         Ok(found.and_then(|i| Some(Stored { content_digest: i.content_digest, embedding: i.embedding?.values })))
     }
 }

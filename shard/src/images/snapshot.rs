@@ -1,8 +1,10 @@
 //! Snapshots: a whole state for a replica that is new or too far behind.
 //!
 //! sled has no consistent view of a moment, so a snapshot is a little fuzzy: collections and answers are as of its log
-//! index, records as of when they were read. The receiver applies the entries in between again, which leads to the
-//! right state (see [`super::plan`]); until then it knows that it is not exact ("settled").
+//! index, and so are its records, but those that went away before they were read are missing. The receiver applies the
+//! entries in between again, which leads to the right state (see [`super::plan`]); until then it knows that it is not
+//! exact ("settled"). Records that came meanwhile are left out: an image that was replaced while the snapshot was read
+//! would be in it twice, and nothing would ever remove the older one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Buf, Bytes, BytesMut};
 use omma_common::ids::GroupId;
 use omma_proto::internal::v1::snapshot_item::Item;
-use omma_proto::internal::v1::{SnapshotEnd, SnapshotItem, SnapshotRecord, SnapshotStart, StoredCollection};
+use omma_proto::internal::v1::{
+    SnapshotEnd, SnapshotItem, SnapshotRecord, SnapshotStart, StoredAnswer, StoredCollection,
+};
 use prost::Message;
 
 use super::digest::Digest;
@@ -21,12 +25,15 @@ use crate::format::{open, open_message, seal, seal_message};
 use crate::group::state_machine::{SnapshotChunks, StateError};
 use crate::store::{Batch, Store, Table};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Had the answers in its first item.
+const FORMAT_BEFORE: u32 = 1;
 /// Items are gathered into chunks of about this size.
 const CHUNK: usize = 512 << 10;
-/// No item is larger: an embedding and its attributes fit many times. A collection list may be long, though.
+/// No item is larger: an embedding and its attributes fit many times.
 const LARGEST_ITEM: usize = 64 << 20;
-const RECORDS_PER_BATCH: usize = 256;
+/// Three for each record.
+const ENTRIES_PER_BATCH: usize = 768;
 
 fn damaged(reason: impl Into<String>) -> StateError {
     StateError::Damaged { what: "snapshot".to_owned(), reason: reason.into() }
@@ -36,35 +43,50 @@ fn damaged(reason: impl Into<String>) -> StateError {
 pub(super) fn read(contents: Arc<Contents>) -> SnapshotChunks {
     let collections = contents.collections.all_stored();
     let live: Vec<u64> = collections.iter().filter(|c| !c.dropped).map(|c| c.uid).collect();
-    let answers = contents.answers.lock().iter().cloned().collect();
+    let answers: Vec<_> = contents.answers.lock().iter().cloned().collect();
     let applied_index = contents.applied();
-    let start = Item::Start(SnapshotStart { format: FORMAT, applied_index, collections, answers });
+    let start = Item::Start(SnapshotStart { format: FORMAT, applied_index, collections, ..SnapshotStart::default() });
 
     let records = live.into_iter().flat_map({
         let contents = contents.clone();
-        move |uid| records(&contents, uid)
+        move |uid| records(&contents, uid, applied_index)
     });
     let mut sent = 0;
-    let mut items = std::iter::once(Ok(start)).chain(records);
+    let answers = answers.into_iter().map(|answer| Ok(Item::Answer(answer)));
+    let mut items = std::iter::once(Ok(start)).chain(answers).chain(records);
     let mut ended = false;
     let next_item = move || -> Option<Result<Item, StateError>> {
         if let Some(item) = items.next() {
             sent += u64::from(matches!(item, Ok(Item::Record(_))));
             return Some(item);
         }
-        let end = SnapshotEnd { records: sent, settled_index: contents.applied() };
-        (!std::mem::replace(&mut ended, true)).then_some(Ok(Item::End(end)))
+        if std::mem::replace(&mut ended, true) {
+            return None;
+        }
+        // What an apply that is under way has changed already counts as applied only when it ends.
+        let no_apply = contents.answers.lock();
+        let settled_index = contents.applied();
+        drop(no_apply);
+        Some(Ok(Item::End(SnapshotEnd { records: sent, settled_index })))
     };
     Box::new(chunks(next_item))
 }
 
-/// The live records of a collection. One that goes away meanwhile is left out: its removal is applied again.
-fn records(contents: &Arc<Contents>, uid: u64) -> impl Iterator<Item = Result<Item, StateError>> + Send + use<> {
+/// The live records of a collection that were there at `applied_index`. One that goes away meanwhile is left out: its
+/// removal is applied again.
+fn records(
+    contents: &Arc<Contents>,
+    uid: u64,
+    applied_index: u64,
+) -> impl Iterator<Item = Result<Item, StateError>> + Send + use<> {
     let table = contents.table.clone();
     contents.table.prefix(&keys::records(uid)).filter_map(move |entry| {
         let read = || -> Result<Option<Item>, StateError> {
             let (table_key, value) = entry?;
             let key = keys::trailing_key(&table_key).ok_or_else(|| damaged("a record's key is cut"))?;
+            if keys::index_of(key) > applied_index {
+                return Ok(None);
+            }
             let Some(embedding) = table.get(keys::embedding(uid, key))? else { return Ok(None) };
             let embedding = Bytes::copy_from_slice(open("embedding", &embedding)?);
             let record = Some(open_message("record", &value)?);
@@ -156,6 +178,7 @@ impl<'a> Receiver<'a> {
     fn item(&mut self, item: Item) -> Result<(), StateError> {
         match item {
             Item::Start(start) => self.start(start),
+            Item::Answer(answer) => self.answer(&answer),
             Item::Record(record) => self.record(record),
             Item::End(end) if end.records == self.received => {
                 self.settled_index = Some(end.settled_index);
@@ -166,17 +189,20 @@ impl<'a> Receiver<'a> {
     }
 
     fn start(&mut self, start: SnapshotStart) -> Result<(), StateError> {
-        if start.format != FORMAT || self.collections.is_some() {
-            return Err(damaged(format!("it has format {}; this version reads format {FORMAT}", start.format)));
+        if !matches!(start.format, FORMAT_BEFORE | FORMAT) || self.collections.is_some() {
+            return Err(damaged(format!("it has format {}; this version reads up to format {FORMAT}", start.format)));
         }
         self.applied_index = start.applied_index;
         self.batch.insert(keys::APPLIED, seal(&start.applied_index.to_be_bytes()));
-        for answer in &start.answers {
-            self.batch.insert(keys::answer(answer.index), seal_message(answer));
-        }
+        start.answers.iter().try_for_each(|answer| self.answer(answer))?;
         let emptied = |c: StoredCollection| StoredCollection { image_count: 0, digest: Bytes::new(), ..c };
         self.collections = Some(start.collections.into_iter().map(|c| (c.uid, emptied(c))).collect());
         Ok(())
+    }
+
+    fn answer(&mut self, answer: &StoredAnswer) -> Result<(), StateError> {
+        self.batch.insert(keys::answer(answer.index), seal_message(answer));
+        self.apply_if_full()
     }
 
     fn record(&mut self, item: SnapshotRecord) -> Result<(), StateError> {
@@ -192,7 +218,11 @@ impl<'a> Receiver<'a> {
         self.batch.insert(keys::record(uid, key), seal_message(&record));
         self.batch.insert(keys::embedding(uid, key), seal(&embedding));
         self.received += 1;
-        if self.received.is_multiple_of(RECORDS_PER_BATCH as u64) {
+        self.apply_if_full()
+    }
+
+    fn apply_if_full(&mut self) -> Result<(), StateError> {
+        if self.batch.len() >= ENTRIES_PER_BATCH {
             self.table.apply(std::mem::take(&mut self.batch))?;
         }
         Ok(())

@@ -21,6 +21,9 @@ use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMa
 use crate::index::Storage;
 use crate::store::Store;
 
+/// Old generations that may still be there at a start. Readers kept each of them for longer than an install waits.
+const LEFT_BEHIND: u64 = 16;
+
 /// How a replica keeps its images.
 #[derive(Debug, Clone)]
 pub struct ImagesConfig {
@@ -84,9 +87,9 @@ impl ImageState {
     pub fn open(store: Store, group: GroupId, config: &ImagesConfig) -> Result<Self, StateError> {
         let options = IndexOptions { storage: config.storage, threads: config.index_threads };
         let generation = current_generation(&store, group)?;
-        // Left by an install that was cut off before or after its switch.
+        // Left by an install that was cut off before its switch, and by those that did not get to removing the old.
         remove_generation(&store, group, generation + 1)?;
-        if let Some(old) = generation.checked_sub(1) {
+        for old in generation.saturating_sub(LEFT_BEHIND)..generation {
             remove_generation(&store, group, old)?;
         }
         let contents = Contents::open(&store, group, generation, options.clone())?;
@@ -110,9 +113,10 @@ impl ImageState {
         remove_all(store, group)
     }
 
-    /// Numbers for status and limits.
+    /// Numbers for status and limits, all of one moment. Blocks while entries are applied.
     pub fn stats(&self) -> StateStats {
         let contents = self.contents();
+        let _no_apply = contents.answers.lock();
         let received = self.inner.received.load(Ordering::Relaxed);
         let mut stats = StateStats { applied: contents.applied(), received, ..StateStats::default() };
         let mut digest = Digest::default();

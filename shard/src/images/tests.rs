@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 use super::command::{decode_outcome, encode};
-use super::{ImageState, ImagesConfig};
+use super::{ImageState, ImagesConfig, keys, offline};
 use crate::group::state_machine::{Committed, StateError, StateMachine};
 use crate::index::{Storage, dot};
 use crate::store::Store;
@@ -88,7 +88,7 @@ impl History {
     fn check(&self, state: &ImageState) {
         assert_eq!(state.stats().images, self.model.len() as u64);
         let ids: Vec<String> = (0..300).map(|i| format!("i{i}")).collect();
-        let found = state.get(UID, &ids, true).unwrap();
+        let found: Vec<_> = ids.iter().filter_map(|id| state.get(UID, id, true).unwrap()).collect();
         assert_eq!(found.len(), self.model.len());
         for image in found {
             let want = &self.model[&image.id];
@@ -138,7 +138,7 @@ fn a_snapshot_read_while_more_is_applied_leads_to_the_same_state() {
     follower.install(raft, chunks).unwrap();
 
     // Until it has applied what the snapshot may have seen of the future, it does not serve.
-    assert!(matches!(follower.get(UID, &["i0".into()], false), Err(StateError::Settling)));
+    assert!(matches!(follower.get(UID, "i0", false), Err(StateError::Settling)));
     assert!(follower.stats().digest.is_empty());
     for (index, command) in later {
         apply(&follower, index, command);
@@ -156,6 +156,59 @@ fn a_snapshot_read_while_more_is_applied_leads_to_the_same_state() {
 }
 
 #[test]
+fn images_that_change_while_a_snapshot_is_read_are_in_it_once() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (leader, follower) = (open(&from), open(&to));
+    let mut rng = StdRng::seed_from_u64(seed());
+    let items: Vec<_> = (0..9_000).map(|i| (format!("i{i}"), unit(&mut rng))).collect();
+    for (index, chunk) in (1..).zip(items.chunks(100)) {
+        apply(&leader, index, put(chunk));
+    }
+    let (raft, mut chunks) = leader.snapshot().unwrap();
+    let first = chunks.next().unwrap();
+
+    // Of images that were read already, and of some that were not: replaced; replaced and deleted; deleted and put.
+    let mut later = vec![];
+    for from in [0, 8_900] {
+        let ids: Vec<_> = (from..from + 30).map(|i| format!("i{i}")).collect();
+        let some = |from: usize, rng: &mut StdRng| -> Vec<_> {
+            ids[from..from + 20].iter().map(|id| (id.clone(), unit(rng))).collect()
+        };
+        later.push(put(&some(0, &mut rng)));
+        later.push(Command::Delete(DeleteRecords { ids: ids[10..30].to_vec() }));
+        later.push(put(&some(10, &mut rng)[10..]));
+    }
+    for (index, command) in (91..).zip(later.clone()) {
+        apply(&leader, index, command);
+    }
+    let rest: Vec<_> = chunks.collect();
+    assert!(!rest.is_empty(), "the snapshot must be read in several pieces for this");
+    follower.install(raft, Box::new(std::iter::once(first).chain(rest))).unwrap();
+    for (index, command) in (91..).zip(later) {
+        apply(&follower, index, command);
+    }
+    assert_eq!(leader.stats().images, 9_000 - 20);
+    assert_eq!((follower.stats().images, follower.stats().digest), (leader.stats().images, leader.stats().digest));
+    for (id, old) in [&items[0], &items[8_900]] {
+        let hit = &follower.search(UID, old, 1, false).unwrap()[0];
+        assert!(hit.id != *id || hit.score < 0.999, "{id} is found where it was");
+    }
+}
+
+#[test]
+fn graphs_are_audited_once_after_each_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = StdRng::seed_from_u64(seed());
+    let state = open(&dir);
+    for round in 1..3 {
+        let items: Vec<_> = (0..40).map(|i| (format!("{round}-{i}"), unit(&mut rng))).collect();
+        apply(&state, round, put(&items));
+        let collection = state.contents().collections.live(UID).unwrap();
+        until("the graph is audited", || collection.audit.lock().passed() == Some(keys::record_key(round, 39)));
+    }
+}
+
+#[test]
 fn a_quiet_snapshot_serves_at_once_and_replaces_what_was_there() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (leader, follower) = (open(&from), open(&to));
@@ -165,7 +218,7 @@ fn a_quiet_snapshot_serves_at_once_and_replaces_what_was_there() {
     let (raft, chunks) = leader.snapshot().unwrap();
     follower.install(raft, chunks).unwrap();
     history.check(&follower);
-    assert!(follower.get(UID, &["stale".into()], false).unwrap().is_empty());
+    assert!(follower.get(UID, "stale", false).unwrap().is_none());
     assert_eq!(follower.stats().digest, leader.stats().digest);
 }
 
@@ -225,6 +278,18 @@ fn restarts_from_a_checkpoint_and_from_a_damaged_one() {
     let state = open(&dir);
     until("the graph is built again", || (state.stats().tail, state.stats().graph) == (0, 3_999));
     expect_all(&state);
+    until("it is checkpointed again", || state.stats().checkpoint > 0);
+    drop(state);
+
+    let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
+    let numbers = 2_000 * DIMENSION as u64;
+    assert!(offline::read_checkpoints(&store, 1).unwrap() > 2 * numbers, "two bytes for each");
+    offline::remove_checkpoints(&store, 1).unwrap();
+    assert_eq!(offline::read_checkpoints(&store, 1).unwrap(), 0);
+    drop(store);
+    let state = open(&dir);
+    expect_all(&state);
+    until("the graph is built from nothing", || (state.stats().tail, state.stats().graph) == (0, 3_999));
 }
 
 #[test]
@@ -236,7 +301,7 @@ fn a_dropped_collection_leaves_nothing_behind() {
     apply(&state, 101, Command::Drop(DropRecords {}));
     assert_eq!(state.stats().images, 0);
     assert!(matches!(state.search(UID, &[1.0; DIMENSION], 3, false), Err(StateError::Dropped)));
-    assert!(matches!(state.get(UID, &["i1".to_owned()], false), Err(StateError::Dropped)));
+    assert!(matches!(state.get(UID, "i1", false), Err(StateError::Dropped)));
     let stored = || super::keys::contents(UID).iter().map(|p| state.contents().table.prefix(p).count()).sum::<usize>();
     until("its records are removed", || stored() == 0);
     let outcome = apply(&state, 102, put(&[("i1".to_owned(), unit(&mut history.rng))]));
@@ -258,7 +323,7 @@ fn searches_never_miss_an_image_that_is_being_replaced() {
                     let hits = state.search(UID, &target, 1, false).unwrap();
                     assert_eq!(hits.len(), 1);
                     assert_eq!(hits[0].id, "target");
-                    assert_eq!(state.get(UID, &["target".to_owned()], true).unwrap().len(), 1);
+                    assert!(state.get(UID, "target", true).unwrap().is_some());
                 }
             });
         }

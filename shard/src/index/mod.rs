@@ -7,6 +7,8 @@
 
 mod beside;
 mod checkpoint;
+// Vector instructions: each unsafe block there has its proof.
+#[allow(unsafe_code)]
 mod dot;
 mod exact;
 mod generation;

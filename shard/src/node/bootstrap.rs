@@ -79,7 +79,7 @@ struct Found {
 
 async fn discover_all(node: &Node) -> Found {
     let peers = &node.config.peers;
-    let answers = futures::future::join_all(peers.iter().map(|address| peers::discover(address))).await;
+    let answers = futures::future::join_all(peers.iter().map(|address| peers::discover(&node.dialer, address))).await;
     let mut found = Found { asked: peers.len(), nodes: BTreeMap::new(), missing: Vec::new() };
     found.nodes.insert(node.node_id, node.discovery().await);
     for (address, answer) in peers.iter().zip(answers) {
@@ -155,7 +155,7 @@ async fn join_any(node: &Node) -> Result<(), String> {
     let known = known.nodes.iter().map(|n| n.address.clone());
     let mut last = "no peers".to_owned();
     for address in node.config.peers.iter().cloned().chain(known) {
-        match peers::join(&address, request.clone()).await {
+        match peers::join(&node.dialer, &address, request.clone()).await {
             Ok(_) => return Ok(()),
             // Nobody else would say otherwise.
             Err(status) if reason_of(&status) == Some(Reason::NodeRemoved) => return Err(status.message().to_owned()),
@@ -173,7 +173,8 @@ pub(super) async fn stay_known(node: &Node) {
     loop {
         let mut wait = STAY_KNOWN;
         let metadata = node.metadata.current();
-        let known = metadata.nodes.iter().any(|n| (n.node_id, &n.address, &n.zone) == (own.node_id, &own.address, &own.zone));
+        let known =
+            metadata.nodes.iter().any(|n| (n.node_id, &n.address, &n.zone) == (own.node_id, &own.address, &own.zone));
         if !told || !known || node.metadata_replica.status().leader.is_none() {
             match join_any(node).await {
                 Ok(()) => told = true,

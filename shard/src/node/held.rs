@@ -136,7 +136,7 @@ impl Node {
     /// Whether the group's leader says that this node is no member.
     async fn left(&self, metadata: &Metadata, group: GroupId, replicas: &[NodeId]) -> bool {
         for peer in metadata.nodes.iter().filter(|n| replicas.contains(&n.node_id)) {
-            let Ok(seen) = peers::observe(&peer.address).await else { continue };
+            let Ok(seen) = peers::observe(&self.dialer, &peer.address).await else { continue };
             if let Some(replica) = seen.replicas.iter().find(|r| r.group_id == group && r.leads) {
                 return is_outside(replica, self.node_id);
             }
@@ -185,7 +185,10 @@ impl Node {
 
 /// Whether `node` is no member, for certain.
 fn is_outside(leader: &ObservedReplica, node: NodeId) -> bool {
-    leader.members_committed && !leader.joint && !leader.voter_ids.contains(&node) && !leader.learner_ids.contains(&node)
+    leader.members_committed
+        && !leader.joint
+        && !leader.voter_ids.contains(&node)
+        && !leader.learner_ids.contains(&node)
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ mod reconcile;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
+use omma_common::tls::Dialer;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
@@ -49,7 +50,13 @@ pub enum NodeError {
     /// Its encoder.
     #[error("cannot start the encoder: {0}")]
     Encoder(#[from] EncoderError),
+    /// A replica's log or state could not be written or read any more. What was acknowledged is on disk.
+    #[error("a replica has failed ({0}): see to the disk, then start the node again")]
+    Failed(GroupError),
 }
+
+/// How often it is looked whether all replicas run.
+const LOOK_FOR_FAILURES: Duration = Duration::from_millis(500);
 
 /// A replica of a shard group: consensus and state.
 #[derive(Clone)]
@@ -68,8 +75,10 @@ pub(crate) struct Node {
     pub(crate) metadata: MetadataMachine,
     pub(crate) metadata_replica: Replica,
     pub(crate) addresses: AddressBook,
-    /// Searches that run at once: more would only take turns on the cores.
-    pub(crate) searches: Semaphore,
+    /// To other nodes.
+    pub(crate) dialer: Dialer,
+    /// Reads that run at once: more would only take turns on the cores.
+    pub(crate) reads: Arc<Semaphore>,
     store: Store,
     held: Arc<Held>,
     shards: RwLock<HashMap<GroupId, Shard>>,
@@ -78,11 +87,11 @@ pub(crate) struct Node {
 
 impl Node {
     /// Opens everything that is on disk, and the metadata replica. Shard groups follow from the metadata.
-    pub(crate) async fn open(config: ShardConfig) -> Result<Arc<Self>, NodeError> {
+    pub(crate) async fn open(config: ShardConfig, dialer: Dialer) -> Result<Arc<Self>, NodeError> {
         let addresses = AddressBook::default();
         let (config, parts) = blocking({
-            let addresses = addresses.clone();
-            move || Parts::open(&config, addresses).map(|parts| (config, parts))
+            let (addresses, dialer) = (addresses.clone(), dialer.clone());
+            move || Parts::open(&config, addresses, dialer).map(|parts| (config, parts))
         })
         .await?;
         let Parts { identity, encoder, host, store, held, metadata } = parts;
@@ -96,7 +105,8 @@ impl Node {
             metadata,
             metadata_replica,
             addresses,
-            searches: Semaphore::new(cores() * 2),
+            dialer,
+            reads: Arc::new(Semaphore::new(cores() * 2)),
             store,
             held,
             shards: RwLock::default(),
@@ -147,6 +157,19 @@ impl Node {
         }
     }
 
+    /// Returns when a replica has failed. Only a new process can open its stores again, and until then the node would
+    /// look like a member of groups that it takes no part in.
+    pub(crate) async fn failed(&self) -> NodeError {
+        loop {
+            let shards = self.shards();
+            let mut replicas = shards.iter().map(|s| &s.replica).chain(std::iter::once(&self.metadata_replica));
+            if let Some(error) = replicas.find_map(Replica::failure) {
+                return NodeError::Failed(error);
+            }
+            tokio::time::sleep(LOOK_FOR_FAILURES).await;
+        }
+    }
+
     /// Gives every leadership to another replica, where there is one.
     pub(crate) async fn hand_over(&self) {
         let shards = self.shards();
@@ -181,13 +204,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn open(config: &ShardConfig, addresses: AddressBook) -> Result<Self, NodeError> {
+    fn open(config: &ShardConfig, addresses: AddressBook, dialer: Dialer) -> Result<Self, NodeError> {
         let identity = Identity::open(&config.data_dir)?;
         let encoder = Encoder::start(config.encoder.clone())?;
         let store = Store::open(&config.data_dir.join("state"), config.cache_bytes, FLUSH_EVERY)?;
         let metadata = MetadataMachine::open(store.clone())?;
         let held = Arc::new(Held::open(&store)?);
-        let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses)?;
+        let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses, dialer)?;
         Ok(Self { identity, encoder, host, store, held, metadata })
     }
 }

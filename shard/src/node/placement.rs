@@ -80,7 +80,7 @@ impl Driver {
     /// Looks once and does what is to be done. Returns how long to wait.
     async fn round(&mut self, node: &Node) -> Duration {
         let metadata = node.metadata.current();
-        let seen = look(&metadata).await;
+        let seen = look(node, &metadata).await;
         // A new leader listens before it decides anything.
         if self.begun.elapsed() < SILENT && seen.len() < metadata.nodes.len() {
             self.nodes(&metadata, &seen, None);
@@ -185,7 +185,7 @@ impl Driver {
                 && let Some(leader) = groups.get(&change.group_id).and_then(|g| address(g.leader))
             {
                 changes.push(async move {
-                    let made = peers::change_members(&leader, change).await;
+                    let made = peers::change_members(&node.dialer, &leader, change).await;
                     match &made {
                         Ok(()) => tracing::info!(?step, "placement"),
                         Err(status) => tracing::info!(?step, reason = status.message(), "a step has to wait"),
@@ -200,10 +200,10 @@ impl Driver {
 }
 
 /// What each node says that answers and is who it should be.
-async fn look(metadata: &Metadata) -> BTreeMap<NodeId, ObserveNodeResponse> {
+async fn look(node: &Node, metadata: &Metadata) -> BTreeMap<NodeId, ObserveNodeResponse> {
     let there = metadata.nodes.iter().filter(|n| n.state() != NodeState::Replaced);
     let asked = there.map(|n| async move {
-        let said = peers::observe(&n.address).await.ok().filter(|said| said.node_id == n.node_id)?;
+        let said = peers::observe(&node.dialer, &n.address).await.ok().filter(|said| said.node_id == n.node_id)?;
         Some((n.node_id, said))
     });
     join_all(asked).await.into_iter().flatten().collect()

@@ -59,7 +59,8 @@ fn wanted(view: &View, members: &GroupView) -> BTreeSet<NodeId> {
         chosen.push(spares.remove(new_zone.unwrap_or(0)));
     }
     // Replaced nodes never come back, so their places are of least use.
-    let mut going: Vec<NodeId> = members.voters.iter().copied().filter(|id| chosen.iter().all(|c| c.node_id != *id)).collect();
+    let mut going: Vec<NodeId> =
+        members.voters.iter().copied().filter(|id| chosen.iter().all(|c| c.node_id != *id)).collect();
     going.sort_by_key(|id| (view.must_leave(*id).is_some() && view.health(*id) != Health::Up, *id));
     let kept = going.into_iter().take(size.saturating_sub(chosen.len()));
     chosen.iter().map(|n| n.node_id).chain(kept).collect()

@@ -196,8 +196,7 @@ impl Step {
     pub(crate) fn command(&self, epoch: u64, now: Option<prost_types::Timestamp>) -> Option<Command> {
         Some(match *self {
             Self::Begin { group, from, to, reason } => {
-                let new =
-                    ReplicaMove { from_node_id: from, to_node_id: to, reason: reason.into(), begin_time: now };
+                let new = ReplicaMove { from_node_id: from, to_node_id: to, reason: reason.into(), begin_time: now };
                 Command::BeginMove(BeginMove { group_id: group, r#move: Some(new), epoch })
             }
             Self::End { group, to, done } => Command::EndMove(EndMove { group_id: group, to_node_id: to, done, epoch }),

@@ -55,12 +55,15 @@ pub(super) fn next(view: &View, group: &Group, members: &GroupView) -> Option<St
 
 /// Whether a move that is not through yet should go on.
 fn is_wanted(view: &View, current: &ReplicaMove) -> bool {
-    let receives = view.node(current.to_node_id).is_some_and(is_active) && view.health(current.to_node_id) != Health::Lost;
+    let receives =
+        view.node(current.to_node_id).is_some_and(is_active) && view.health(current.to_node_id) != Health::Lost;
     let from = current.from_node_id;
     receives
         && match current.reason() {
             // Its node may have come back, or may stay after all.
-            MoveReason::Away | MoveReason::Drain => view.must_leave(from).is_some() || view.health(from) == Health::Away,
+            MoveReason::Away | MoveReason::Drain => {
+                view.must_leave(from).is_some() || view.health(from) == Health::Away
+            }
             _ => true,
         }
 }

@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::metadata_outcome::Outcome;
-use omma_proto::internal::v1::{
-    FormCluster, MetadataCommand, Node, PutNode, SetMovesPaused, SetNodeState,
-};
+use omma_proto::internal::v1::{FormCluster, MetadataCommand, Node, PutNode, SetMovesPaused, SetNodeState};
 use omma_proto::v1::NodeState;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
@@ -139,17 +137,20 @@ impl World {
             let members = m.voters.iter().chain(&m.learners).copied();
             let ready = members.filter(|n| up.contains(n) && m.copies.get(n) == Some(&Model::FULL)).collect();
             let all = m.old.iter().flatten().chain(&m.voters).copied().collect();
-            Some((*id, GroupView {
-                leader: m.leader?,
-                settled: m.led_for > 3,
-                members_index: m.members_index,
-                committed: true,
-                joint: m.old.is_some(),
-                voters: all,
-                learners: m.learners.clone(),
-                ready,
-                images: u64::from(*id),
-            }))
+            Some((
+                *id,
+                GroupView {
+                    leader: m.leader?,
+                    settled: m.led_for > 3,
+                    members_index: m.members_index,
+                    committed: true,
+                    joint: m.old.is_some(),
+                    voters: all,
+                    learners: m.learners.clone(),
+                    ready,
+                    images: u64::from(*id),
+                },
+            ))
         });
         (nodes, views.collect())
     }
@@ -308,7 +309,8 @@ impl World {
         up.remove(&lost);
         let gone: BTreeSet<_> = self.nodes.iter().filter(|(_, n)| n.dead).map(|(id, _)| *id).collect();
         let intact = |m: &Model| {
-            let all = |set: &BTreeSet<NodeId>| set.iter().all(|v| !gone.contains(v) && m.copies.get(v) == Some(&Model::FULL));
+            let all =
+                |set: &BTreeSet<NodeId>| set.iter().all(|v| !gone.contains(v) && m.copies.get(v) == Some(&Model::FULL));
             all(&m.voters) && m.old.is_none() && m.has_quorum(&up)
         };
         self.groups.values().all(intact)
