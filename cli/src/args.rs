@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Keys(keys::KeysCommand),
     /// Make a certificate authority and certificates for a cluster
     Certs(certs::CertsArgs),
+    /// Print where the ONNX Runtime library is, got from its Python package if it is not there yet
+    RuntimeLibrary,
     /// Run one shard node in the foreground, with the flags of omma-shard
     #[command(disable_help_flag = true)]
     Shard(Forwarded),

@@ -23,11 +23,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attributes;
 mod call;
 mod cluster;
 mod collections;
 mod connect;
 mod error;
+pub mod filter;
 mod images;
 mod ingest;
 pub mod query;

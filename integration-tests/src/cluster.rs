@@ -16,6 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::client::Client;
 use crate::convergence::{Shape, not_converged, not_near, not_ready};
 use crate::folders::{binary, target_folder};
+use crate::network::{Network, Party};
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::runtime::onnxruntime;
@@ -46,6 +47,12 @@ pub struct ClusterOptions {
     pub replication: usize,
     /// More flags for `omma-shard`.
     pub shard_flags: Vec<String>,
+    /// Whether all calls to shard nodes go through a [`Network`] that can be harmed.
+    pub proxied: bool,
+    /// What the shard nodes run: `omma-shard`, or a build of it that is broken on purpose.
+    pub shard_binary: String,
+    /// More environment for shard nodes.
+    pub environment: Vec<(String, String)>,
     /// More flags for `omma-coordinator`.
     pub coordinator_flags: Vec<String>,
     /// Under TLS on all ports, and with API keys.
@@ -63,6 +70,9 @@ impl ClusterOptions {
             groups: 3,
             replication: 3,
             shard_flags: Vec::new(),
+            proxied: false,
+            shard_binary: "omma-shard".to_owned(),
+            environment: Vec::new(),
             coordinator_flags: Vec::new(),
             secured: false,
         }
@@ -107,6 +117,7 @@ pub struct Cluster {
     options: ClusterOptions,
     shards: Vec<Shard>,
     coordinators: Vec<Coordinator>,
+    network: Option<Network>,
     secured: Option<Secured>,
     // Dropped after the processes, before the gate opens.
     _watchdog: Watchdog,
@@ -154,12 +165,21 @@ impl Cluster {
 
         let addresses: Vec<String> = addresses(options.shard_nodes)?;
         let peers = addresses.join(",");
+        let mut network = options.proxied.then(|| Network::new(&run));
         let mut shards = Vec::new();
         for (i, address) in addresses.iter().enumerate() {
             let admin = new_address()?;
             let data = run.join(format!("shard-{i}"));
+            let listen = match &mut network {
+                None => address.clone(),
+                Some(network) => {
+                    let behind = format!("127.0.0.1:{}", free_port()?);
+                    network.proxy(Party::Shard(i), address, &behind)?;
+                    behind
+                }
+            };
             let mut arguments = flags(&[
-                ("--listen", address),
+                ("--listen", &listen),
                 ("--advertise", address),
                 ("--admin-listen", &admin),
                 ("--data", &data.display().to_string()),
@@ -171,9 +191,10 @@ impl Cluster {
             ]);
             arguments.extend(options.shard_flags.iter().cloned());
             arguments.extend(secured.iter().flat_map(|s| s.peer_flags("shard")));
-            let name = format!("shard-{i}");
+            let name = Party::Shard(i).to_string();
             let log = logs.join(format!("{name}.log"));
-            let process = Process::new(name, binary("omma-shard")?, arguments, log, &run);
+            let process = Process::new(name, binary(&options.shard_binary)?, arguments, log, &run);
+            let process = process.environment(&options.environment);
             shards.push(Shard { process, address: address.clone(), admin, data });
         }
         let mut coordinators = Vec::new();
@@ -182,12 +203,12 @@ impl Cluster {
             let mut arguments = flags(&[("--listen", &address), ("--admin-listen", &admin), ("--shard-nodes", &peers)]);
             arguments.extend(options.coordinator_flags.iter().cloned());
             arguments.extend(secured.iter().flat_map(|s| [s.peer_flags("coordinator"), s.public_flags()].concat()));
-            let name = format!("coordinator-{i}");
+            let name = Party::Coordinator(i).to_string();
             let log = logs.join(format!("{name}.log"));
             let process = Process::new(name, binary("omma-coordinator")?, arguments, log, &run);
             coordinators.push(Coordinator { process, address, admin });
         }
-        let cluster = Self { options, shards, coordinators, secured, _watchdog: watchdog, _gate: gate };
+        let cluster = Self { options, shards, coordinators, network, secured, _watchdog: watchdog, _gate: gate };
         for process in cluster.processes() {
             process.start()?;
         }
@@ -232,6 +253,19 @@ impl Cluster {
     pub fn shape(&self) -> Shape {
         let o = &self.options;
         Shape { nodes: o.shard_nodes, groups: o.groups, replication: o.replication }
+    }
+
+    /// What calls to shard nodes go through.
+    ///
+    /// # Errors
+    /// If the cluster was not started with `proxied`.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_ref().context("the cluster was started without a network that can be harmed")
+    }
+
+    /// Number of coordinators.
+    pub fn coordinators(&self) -> usize {
+        self.coordinators.len()
     }
 
     /// Number of shard nodes.

@@ -15,6 +15,7 @@ pub struct Process {
     name: String,
     binary: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     pid_file: PathBuf,
     child: Mutex<Option<Child>>,
@@ -24,7 +25,14 @@ impl Process {
     /// Not started yet. `log` gets both outputs of every run; the pid is kept in `run_folder` for the watchdog.
     pub fn new(name: String, binary: PathBuf, arguments: Vec<String>, log: PathBuf, run_folder: &Path) -> Self {
         let pid_file = run_folder.join(format!("{name}.pid"));
-        Self { name, binary, arguments, log, pid_file, child: Mutex::new(None) }
+        Self { name, binary, arguments, environment: Vec::new(), log, pid_file, child: Mutex::new(None) }
+    }
+
+    /// Adds to its environment.
+    #[must_use]
+    pub fn environment(mut self, more: &[(String, String)]) -> Self {
+        self.environment.extend_from_slice(more);
+        self
     }
 
     /// "shard-0", say.
@@ -50,6 +58,7 @@ impl Process {
             .args(&self.arguments)
             // Unless its flags name one: the default would be the same for all.
             .env("OMMA_ADMIN_LISTEN", "off")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

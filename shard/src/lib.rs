@@ -7,6 +7,8 @@
 #![deny(unsafe_code)]
 
 mod api;
+mod attributes;
+mod broken;
 mod config;
 pub mod encoder;
 mod format;

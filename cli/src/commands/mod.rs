@@ -15,7 +15,7 @@ use omma_client::Omma;
 use crate::args::{Cli, Command, Global};
 use crate::exit::CliError;
 use crate::output::Output;
-use crate::{demo, processes};
+use crate::{demo, processes, runtime_library};
 
 /// What every command is given.
 #[derive(Debug, Clone)]
@@ -52,6 +52,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Collection(command) => collection::run(&context, command).await,
         Command::Keys(command) => keys::run(&context, command),
         Command::Certs(args) => certs::run(&context, args),
+        Command::RuntimeLibrary => runtime_library::run(context.output).await,
         Command::Shard(forwarded) => processes::shard_command(forwarded.flags).await,
         Command::Coordinator(forwarded) => processes::coordinator_command(forwarded.flags).await,
     }

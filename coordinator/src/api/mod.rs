@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod collections;
+pub(crate) mod filter;
 pub(crate) mod images;
 pub(crate) mod ingest;
 pub(crate) mod oversize;

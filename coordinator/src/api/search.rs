@@ -12,7 +12,7 @@ use omma_proto::v1::query::Target;
 use omma_proto::v1::search_service_server::SearchService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Coordinator, validate};
+use super::{Api, Coordinator, filter, validate};
 use crate::metrics::{ENCODE_SECONDS, FAN_OUT_SECONDS, MERGE_SECONDS};
 use crate::read;
 use crate::routing::Collection;
@@ -144,6 +144,7 @@ async fn prepare(
     deadline: Deadline,
 ) -> Result<Prepared, ApiError> {
     let k = validate::k(&format!("{path}.k"), query.k)?;
+    query.filter.as_ref().map_or(Ok(()), |wanted| filter::check(&format!("{path}.filter"), wanted))?;
     let mut wanted =
         Wanted { k, min_score: validate::min_score(&format!("{path}.min_score"), query.min_score)?, not: None };
     let mut timings = pb::SearchTimings { encode: proto(Duration::ZERO), ..Default::default() };
@@ -176,7 +177,7 @@ async fn prepare(
             vector::to_bytes(&values)
         }
     };
-    Ok(Prepared { query: ReadyQuery { embedding, wanted }, timings })
+    Ok(Prepared { query: ReadyQuery { embedding, filter: query.filter, wanted }, timings })
 }
 
 /// A node's error, with the field it names as the client knows it.

@@ -11,7 +11,7 @@ use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::shard_service_server::ShardService;
 use omma_proto::internal::v1::*;
-use omma_proto::v1::{Consistency, PutResult};
+use omma_proto::v1::{Consistency, Filter, PutResult};
 use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
@@ -192,13 +192,14 @@ impl ShardApi {
 
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
         let (shard, target) = self.shard(request.target.clone())?;
-        let queries = queries(&request, target.dimension)?;
-        let barrier = barrier(request.consistency, request.min_applied_index);
+        let (consistency, attributes) = (request.consistency, request.include_attributes);
+        let barrier = barrier(consistency, request.min_applied_index);
+        let queries = queries(request, target.dimension)?;
         let span = telemetry::child(|| tracing::debug_span!("read barrier", group = target.group_id));
         let applied_index = shard.replica.read_barrier(barrier, deadline).instrument(span).await?;
         let span = telemetry::child(|| tracing::debug_span!("wait for a turn"));
         let turn = self.turn(deadline).instrument(span).await?;
-        let (uid, attributes) = (target.collection_uid, request.include_attributes);
+        let uid = target.collection_uid;
         let span = telemetry::child(|| tracing::debug_span!("search", group = target.group_id));
         let node = self.node.clone();
         let search = move || {
@@ -206,13 +207,14 @@ impl ShardApi {
             let _turn = turn;
             let _in_span = span.entered();
             let (mut hits, mut room) = (Vec::new(), Room::in_message());
-            for (query, k) in &queries {
+            for GroupQuery { embedding, k, filter } in &queries {
                 in_time(deadline)?;
                 let begun = Instant::now();
-                let found = shard.state.search(uid, query, *k, attributes).map_err(|e| errors::state(&e))?;
+                let found = shard.state.search_where(uid, embedding, *k, filter.as_ref(), attributes);
+                let found = found.map_err(|e| errors::state(&e))?;
                 SEARCH_SECONDS.took(begun.elapsed());
-                if node.recall.wants() {
-                    let (query, hits) = (query.clone(), found.clone());
+                if filter.is_none() && node.recall.wants() {
+                    let (query, hits) = (embedding.clone(), found.clone());
                     node.recall.offer(&shard.state, Answered { uid, query, k: *k, hits, applied: applied_index });
                 }
                 let found = group_hits(found);
@@ -319,17 +321,29 @@ fn barrier(consistency: i32, min_applied_index: u64) -> Barrier {
     }
 }
 
-fn queries(request: &SearchGroupRequest, dimension: u32) -> Answer<Vec<(Vec<f32>, usize)>> {
-    if request.queries.len() != request.k.len() {
+/// One query of a group.
+struct GroupQuery {
+    embedding: Vec<f32>,
+    k: usize,
+    filter: Option<Filter>,
+}
+
+fn queries(request: SearchGroupRequest, dimension: u32) -> Answer<Vec<GroupQuery>> {
+    let SearchGroupRequest { queries, k, filters, .. } = request;
+    if queries.len() != k.len() {
         return Err(ApiError::field("k", "must be given for each query"));
     }
-    let one = |(bytes, k): (&bytes::Bytes, &u32)| {
-        let mut query = vector::from_bytes(bytes).map_err(|e| ApiError::field("queries", e))?;
-        vector::normalise(&mut query, dimension as usize)
+    if !filters.is_empty() && filters.len() != queries.len() {
+        return Err(ApiError::field("filters", "must be given for each query or for none"));
+    }
+    let filters = filters.into_iter().map(|filter| Some(filter).filter(|f| f.condition.is_some()));
+    let one = |((bytes, k), filter): ((bytes::Bytes, u32), Option<Filter>)| {
+        let mut embedding = vector::from_bytes(&bytes).map_err(|e| ApiError::field("queries", e))?;
+        vector::normalise(&mut embedding, dimension as usize)
             .map_err(|e| ApiError::bad_field(Reason::InvalidEmbedding, "queries", e))?;
-        Ok((query, *k as usize))
+        Ok(GroupQuery { embedding, k: k as usize, filter })
     };
-    request.queries.iter().zip(&request.k).map(one).collect()
+    queries.into_iter().zip(k).zip(filters.chain(std::iter::repeat(None))).map(one).collect()
 }
 
 fn group_hits(hits: Vec<ImageHit>) -> GroupHits {

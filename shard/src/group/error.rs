@@ -57,6 +57,14 @@ pub enum GroupError {
     /// This node has no replica of the group.
     #[error("this node has no replica of group {0}")]
     UnknownGroup(GroupId),
+    /// The node that was asked is not at this address any more.
+    #[error("node {to} is not here: this is node {here}")]
+    OtherNode {
+        /// Who was asked.
+        to: NodeId,
+        /// Who is here.
+        here: NodeId,
+    },
     /// The replica is shut down.
     #[error("the replica of group {0} is stopped")]
     Stopped(GroupId),
@@ -108,7 +116,7 @@ impl GroupError {
             GroupError::TooLarge { .. } => Reason::MessageTooLarge,
             GroupError::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
             GroupError::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
-            GroupError::UnknownGroup(_) => Reason::UnknownGroup,
+            GroupError::UnknownGroup(_) | GroupError::OtherNode { .. } => Reason::UnknownGroup,
             GroupError::Stopped(_) => Reason::ShuttingDown,
             GroupError::Damaged(_) | GroupError::State(StateError::Damaged { .. }) => Reason::DataLoss,
             GroupError::Membership { .. }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +30,7 @@ use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
 use super::trail::Trail;
 use super::types::{Command, Config, Raft};
+use crate::broken;
 use crate::metrics::{PROPOSAL_SECONDS, PROPOSALS, PROPOSALS_OK, REFUSED};
 
 /// Proposals of one group that may wait at a time.
@@ -72,6 +74,8 @@ struct Inner {
     /// … and for the KiB of their commands.
     room: Arc<Semaphore>,
     states: watch::Receiver<GroupState>,
+    /// The term in which this replica last began to hand the leadership over; 0: never.
+    handed_over: AtomicU64,
     receiving: Mutex<()>,
     quiet: Quiet,
     /// Time in which a group that works elects a leader.
@@ -106,6 +110,7 @@ impl Replica {
             admission: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             room: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
             states,
+            handed_over: AtomicU64::new(0),
             receiving: Mutex::new(()),
             quiet,
             election: timings.election_max * 2,
@@ -224,9 +229,13 @@ impl Replica {
                     Err(_) => Err(late),
                 }
             }
+            Barrier::Linearizable if broken::serves_stale_reads() => Ok(self.status().applied),
             Barrier::Linearizable => {
-                // By the lease; if that is out, a round of heartbeats renews it.
-                let lease = LinearizerOption::new(None, true).with_wait_timeout(deadline.left());
+                // By the lease; if that is out, a round of heartbeats renews it. Who takes over on request is elected
+                // although the lease lasts, so that from then on only a round proves that nobody has.
+                let handing_over = self.0.handed_over.load(Ordering::Acquire) == self.status().term;
+                let age = handing_over.then_some(Duration::ZERO);
+                let lease = LinearizerOption::new(age, true).with_wait_timeout(deadline.left());
                 let read = tokio::time::timeout_at(deadline.instant(), self.0.raft.ensure_linearizable(lease)).await;
                 match read.map_err(|_| late)? {
                     Ok(at) => Ok(self.status().applied.max(at.index())),
@@ -310,6 +319,7 @@ impl Replica {
         if !state.voters.contains(&to) {
             return Err(self.refused("the new leader must be a voter"));
         }
+        self.0.handed_over.store(state.term, Ordering::Release);
         self.0.raft.trigger().transfer_leader(to).await.map_err(|e| self.fatal(&e))?;
         let mut states = self.watch();
         let me = state.leader;

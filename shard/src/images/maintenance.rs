@@ -11,6 +11,7 @@ use super::open::Contents;
 use super::records::embeddings_from;
 use super::state::Inner;
 use super::{audit, checkpoint};
+use crate::attributes;
 use crate::group::state_machine::StateError;
 use crate::metrics::{CHECKPOINT_SECONDS, REBUILDS};
 use crate::store::Batch;
@@ -144,6 +145,8 @@ fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateErro
 fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection) -> Result<(), StateError> {
     let started = std::time::Instant::now();
     let export = collection.index.export()?;
+    // After the graph: a record that goes away from here on leaves a tombstone, which a restart reads for both.
+    let attributes = attributes::export(&collection.attributes, export.watermark);
     let previous = *collection.covered.lock();
     let covered = checkpoint::write(
         &state.store,
@@ -151,6 +154,7 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
         collection.uid,
         collection.dimension as u32,
         &export,
+        &attributes,
         previous,
     )?;
     *collection.covered.lock() = covered;
@@ -162,6 +166,8 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
         collection_uid = collection.uid,
         images = covered.count,
         bytes = export.bytes.len(),
+        attribute_bytes = attributes.len(),
+        attribute_memory = collection.attributes.read().memory_bytes(),
         took = ?started.elapsed(),
         "checkpoint written"
     );

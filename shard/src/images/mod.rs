@@ -26,4 +26,6 @@ pub use query::{ImageHit, Stored};
 pub use state::{ImageState, ImagesConfig, StateStats};
 
 #[cfg(test)]
+mod filter_tests;
+#[cfg(test)]
 mod tests;

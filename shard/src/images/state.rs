@@ -151,9 +151,10 @@ impl Inner {
 /// Makes new collections and, unless the tails are to be filled as a whole later, inserts what is new.
 fn insert_into_indexes(contents: &Contents, changes: &[IndexChange], settled: bool) -> Result<(), StateError> {
     for change in changes {
-        if let IndexChange::Insert { uid, key, embedding } = change {
+        if let IndexChange::Insert { uid, key, embedding, attributes } = change {
             let collection = contents.collections.ensure(*uid, embedding.len() as u32)?;
             if settled {
+                collection.attributes.write().insert(*key, attributes);
                 collection.index.insert(*key, embedding);
             }
         }
@@ -166,6 +167,8 @@ fn remove_from_indexes(contents: &Contents, changes: &[IndexChange]) {
         if let IndexChange::Remove { uid, key } = change
             && let Some(collection) = contents.collections.live(*uid)
         {
+            // Attributes first: a filtered search that missed a record because it went away sees that it did.
+            collection.attributes.write().remove(*key);
             collection.index.remove(*key);
         }
     }

@@ -20,21 +20,21 @@ use crate::group::state_machine::{Committed, StateError, StateMachine};
 use crate::index::{Storage, dot};
 use crate::store::Store;
 
-const DIMENSION: usize = 16;
-const UID: u64 = 7;
+pub(super) const DIMENSION: usize = 16;
+pub(super) const UID: u64 = 7;
 
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     let seed = std::env::var("OMMA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     println!("OMMA_SEED={seed}");
     seed
 }
 
-fn open(dir: &TempDir) -> ImageState {
+pub(super) fn open(dir: &TempDir) -> ImageState {
     let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
     ImageState::open(store, 1, &ImagesConfig { storage: Storage::F16, index_threads: 2 }).unwrap()
 }
 
-fn unit(rng: &mut StdRng) -> Vec<f32> {
+pub(super) fn unit(rng: &mut StdRng) -> Vec<f32> {
     let mut v: Vec<f32> = (0..DIMENSION).map(|_| rng.random_range(-1.0..1.0)).collect();
     omma_common::vector::normalise(&mut v, DIMENSION).unwrap();
     v
@@ -49,7 +49,7 @@ fn put(items: &[(String, Vec<f32>)]) -> Command {
     Command::Put(PutRecords { dimension: DIMENSION as u32, records: items.iter().map(record).collect() })
 }
 
-fn apply(state: &ImageState, index: u64, command: Command) -> ImageOutcome {
+pub(super) fn apply(state: &ImageState, index: u64, command: Command) -> ImageOutcome {
     let command = Some(encode("", UID, command));
     let raft = Bytes::from(index.to_le_bytes().to_vec());
     decode_outcome(&state.apply(vec![Committed { index, command }], raft).unwrap()[0])
@@ -103,7 +103,7 @@ impl History {
     }
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < patience, "{what}");
