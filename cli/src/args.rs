@@ -1,11 +1,12 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{collection, delete, get, index, search, serve};
+use crate::commands::{certs, collection, delete, get, index, keys, search, serve};
 use crate::demo;
 use crate::exit::EXIT_CODES;
 
@@ -27,6 +28,12 @@ pub(crate) struct Global {
     /// The coordinator to ask.
     #[arg(long, global = true, value_name = "URL", env = "OMMA_ENDPOINT", default_value = DEFAULT_ENDPOINT)]
     pub(crate) endpoint: String,
+    /// Certificate authorities to believe of an https endpoint, as PEM; those of the system if left out.
+    #[arg(long, global = true, value_name = "FILE", env = "OMMA_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// An API key, or a token. The environment is the better place for it: others can see command lines.
+    #[arg(long, global = true, value_name = "KEY", env = "OMMA_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
     /// Results as JSON on standard output.
     ///
     /// Field names are those of the protocol. Node ids are strings, digests hexadecimal, durations seconds.
@@ -43,7 +50,7 @@ pub(crate) const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7700";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run Omma on this machine: everything in one process, durable in one folder
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Show what a cluster does: ingest, search, kill a node, go on
     Demo(demo::DemoArgs),
     /// Put all pictures of a folder into a collection
@@ -59,6 +66,13 @@ pub(crate) enum Command {
     /// Create, show, list and delete collections
     #[command(subcommand)]
     Collection(collection::CollectionCommand),
+    /// Make API keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Make a certificate authority and certificates for a cluster
+    Certs(certs::CertsArgs),
+    /// Print where the ONNX Runtime library is, got from its Python package if it is not there yet
+    RuntimeLibrary,
     /// Run one shard node in the foreground, with the flags of omma-shard
     #[command(disable_help_flag = true)]
     Shard(Forwarded),

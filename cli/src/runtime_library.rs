@@ -5,10 +5,16 @@ use std::path::PathBuf;
 use omma_common::{cache, fetch};
 
 use crate::exit::CliError;
-use crate::output::note;
+use crate::output::{Output, note};
 
 /// Names the library by hand.
 pub(crate) const VARIABLE: &str = "OMMA_ONNXRUNTIME";
+
+/// `omma runtime-library`
+pub(crate) async fn run(output: Output) -> Result<(), CliError> {
+    let path = locate(None).await?;
+    output.result(|| serde_json::json!({ "path": path }), || path.display().to_string())
+}
 
 /// The path to hand to shard nodes: the given one, that of the variable, that in the cache, or one that is got now.
 pub(crate) async fn locate(given: Option<PathBuf>) -> Result<PathBuf, CliError> {

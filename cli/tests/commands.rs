@@ -46,7 +46,20 @@ fn write_pictures(folder: &Path) {
 fn help_names_commands_and_exit_codes() {
     let output = omma("", &["--help"]).output().unwrap();
     let help = text(&output.stdout);
-    for part in ["serve", "demo", "index", "search", "get", "delete", "status", "collection", "Exit codes", "--json"] {
+    for part in [
+        "serve",
+        "demo",
+        "index",
+        "search",
+        "get",
+        "delete",
+        "status",
+        "collection",
+        "keys",
+        "certs",
+        "Exit codes",
+        "--json",
+    ] {
         assert!(help.contains(part), "{part} in {help}");
     }
     assert_eq!(output.status.code(), Some(0));

@@ -9,8 +9,12 @@ use omma_proto::v1::cluster_service_client::ClusterServiceClient;
 use omma_proto::v1::collection_service_client::CollectionServiceClient;
 use omma_proto::v1::image_service_client::ImageServiceClient;
 use omma_proto::v1::search_service_client::SearchServiceClient;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::connect::Builder;
@@ -25,10 +29,26 @@ pub(crate) struct Settings {
     pub(crate) max_message_bytes: usize,
 }
 
+/// What each call carries to say who makes it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Credentials(pub(crate) Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(header) = &self.0 {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What the generated clients call through.
+pub(crate) type Link = InterceptedService<Channel, Credentials>;
+
 /// A connection to a cluster. Cheap to clone; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Omma {
-    channel: Channel,
+    link: Link,
     pub(crate) settings: Settings,
     session: Option<Session>,
 }
@@ -44,8 +64,8 @@ impl Omma {
         Builder::new(endpoint)
     }
 
-    pub(crate) fn over(channel: Channel, settings: Settings) -> Self {
-        Self { channel, settings, session: None }
+    pub(crate) fn over(channel: Channel, credentials: Credentials, settings: Settings) -> Self {
+        Self { link: InterceptedService::new(channel, credentials), settings, session: None }
     }
 
     /// A handle whose writes are remembered in `session` and whose reads hand it in.
@@ -70,28 +90,42 @@ impl Omma {
         self.session.as_ref().map(Session::tokens).unwrap_or_default()
     }
 
-    pub(crate) fn collections(&self) -> CollectionServiceClient<Channel> {
+    pub(crate) fn collections(&self) -> CollectionServiceClient<Link> {
         let most = self.settings.max_message_bytes;
-        CollectionServiceClient::new(self.channel.clone()).max_decoding_message_size(most)
+        CollectionServiceClient::new(self.link.clone()).max_decoding_message_size(most)
     }
 
-    pub(crate) fn images(&self) -> ImageServiceClient<Channel> {
+    pub(crate) fn images(&self) -> ImageServiceClient<Link> {
         let most = self.settings.max_message_bytes;
-        ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(most).max_encoding_message_size(most)
+        ImageServiceClient::new(self.link.clone()).max_decoding_message_size(most).max_encoding_message_size(most)
     }
 
-    pub(crate) fn searches(&self) -> SearchServiceClient<Channel> {
+    pub(crate) fn searches(&self) -> SearchServiceClient<Link> {
         let most = self.settings.max_message_bytes;
-        SearchServiceClient::new(self.channel.clone()).max_decoding_message_size(most).max_encoding_message_size(most)
+        SearchServiceClient::new(self.link.clone()).max_decoding_message_size(most).max_encoding_message_size(most)
     }
 
-    pub(crate) fn cluster(&self) -> ClusterServiceClient<Channel> {
+    pub(crate) fn cluster(&self) -> ClusterServiceClient<Link> {
         let most = self.settings.max_message_bytes;
-        ClusterServiceClient::new(self.channel.clone()).max_decoding_message_size(most)
+        ClusterServiceClient::new(self.link.clone()).max_decoding_message_size(most)
     }
 
     /// Makes a call, again if that may help, until it is answered or its deadline passes.
-    pub(crate) async fn call<T, F, R>(&self, repeatable: Repeatable, attempt: F) -> Result<T, ClientError>
+    pub(crate) async fn call<T, F, R>(
+        &self,
+        rpc: &'static str,
+        repeatable: Repeatable,
+        attempt: F,
+    ) -> Result<T, ClientError>
+    where
+        F: Fn(Deadline) -> R,
+        R: Future<Output = Result<Response<T>, Status>>,
+    {
+        let span = tracing::info_span!("call", otel.name = rpc, otel.kind = "client");
+        self.repeat(repeatable, attempt).instrument(span).await
+    }
+
+    async fn repeat<T, F, R>(&self, repeatable: Repeatable, attempt: F) -> Result<T, ClientError>
     where
         F: Fn(Deadline) -> R,
         R: Future<Output = Result<Response<T>, Status>>,

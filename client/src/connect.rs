@@ -1,10 +1,13 @@
 //! Making a connection.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, MAX_MESSAGE_BYTES};
-use tonic::transport::{Channel, Endpoint};
+use omma_common::tls::{Dialer, Plaintext, ServerTrust};
+use tonic::transport::Endpoint;
 
+use crate::call::Credentials;
 use crate::error::ClientError;
 use crate::{Omma, Settings};
 
@@ -17,11 +20,21 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 4 << 20;
 
 /// Settings of a connection. [`Omma::builder`] makes one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     endpoint: String,
     settings: Settings,
+    trust: ServerTrust,
+    api_key: Option<String>,
+}
+
+/// Without the API key.
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (endpoint, settings, trust) = (&self.endpoint, &self.settings, &self.trust);
+        f.debug_struct("Builder").field("endpoint", endpoint).field("settings", settings).field("trust", trust).finish()
+    }
 }
 
 impl Builder {
@@ -31,7 +44,21 @@ impl Builder {
             tries: 8,
             max_message_bytes: MAX_MESSAGE_BYTES,
         };
-        Self { endpoint: endpoint.into(), settings }
+        Self { endpoint: endpoint.into(), settings, trust: ServerTrust::default(), api_key: None }
+    }
+
+    /// For an `https` endpoint: believe these authorities (a PEM file), and not those of the system. A change of the
+    /// file is seen by the next connection.
+    pub fn ca(mut self, file: impl Into<PathBuf>) -> Self {
+        self.trust.ca = Some(file.into());
+        self
+    }
+
+    /// An API key, or a token of the identity provider; sent with every call. Over plain `http` everybody on the way
+    /// can read it.
+    pub fn api_key(mut self, key: impl Into<String>) -> Self {
+        self.api_key = Some(key.into());
+        self
     }
 
     /// Deadline of each call, retries and all; 30 s if not set. Sent to the server as `grpc-timeout`.
@@ -54,35 +81,47 @@ impl Builder {
 
     /// Connects now. Fails if the endpoint is no URI or nobody listens there.
     pub async fn connect(self) -> Result<Omma, ClientError> {
-        let endpoint = self.endpoint()?;
-        let channel = endpoint.connect().await.map_err(|e| self.explain(e.into()))?;
-        Ok(Omma::over(channel, self.settings))
+        let (endpoint, dialer) = self.endpoint()?;
+        let credentials = self.credentials()?;
+        let channel = endpoint.connect_with_connector(dialer).await.map_err(|e| self.explain(e.into()))?;
+        Ok(Omma::over(channel, credentials, self.settings))
     }
 
     /// Connects with the first call. Fails only if the endpoint is no URI.
     pub fn connect_lazily(self) -> Result<Omma, ClientError> {
-        let channel: Channel = self.endpoint()?.connect_lazy();
-        Ok(Omma::over(channel, self.settings))
+        let (endpoint, dialer) = self.endpoint()?;
+        Ok(Omma::over(endpoint.connect_with_connector_lazy(dialer), self.credentials()?, self.settings))
     }
 
-    fn endpoint(&self) -> Result<Endpoint, ClientError> {
-        let uri = with_scheme(&self.endpoint);
-        let endpoint = Endpoint::from_shared(uri).map_err(|e| {
-            ClientError::invalid(format!("{:?} is no endpoint such as http://127.0.0.1:7700: {e}", self.endpoint))
-        })?;
-        if endpoint.uri().host().is_none() {
-            return Err(ClientError::invalid(format!(
-                "{:?} is no endpoint such as http://127.0.0.1:7700: it names no host",
-                self.endpoint
-            )));
+    fn credentials(&self) -> Result<Credentials, ClientError> {
+        let header = self.api_key.as_ref().map(|key| format!("Bearer {key}").parse());
+        let mut header = header.transpose().map_err(|_| ClientError::invalid("the API key has odd characters"))?;
+        if let Some(header) = &mut header {
+            tonic::metadata::MetadataValue::set_sensitive(header, true);
         }
-        Ok(endpoint
+        Ok(Credentials(header))
+    }
+
+    fn endpoint(&self) -> Result<(Endpoint, Dialer), ClientError> {
+        let invalid = |problem: &dyn std::fmt::Display| {
+            let example = "an endpoint such as http://127.0.0.1:7700 or https://omma.example:7700";
+            ClientError::invalid(format!("{:?} is not {example}: {problem}", self.endpoint))
+        };
+        let uri: http::Uri = with_scheme(&self.endpoint).parse().map_err(|e: http::uri::InvalidUri| invalid(&e))?;
+        let authority = uri.authority().filter(|a| !a.host().is_empty()).ok_or_else(|| invalid(&"it names no host"))?;
+        let dialer = match uri.scheme_str() {
+            Some("https") => Dialer::client(&self.trust).map_err(|e| ClientError::invalid(e.to_string()))?,
+            Some("http") => Dialer::plain(Plaintext::Anywhere),
+            _ => return Err(invalid(&"the scheme is neither http nor https")),
+        };
+        let endpoint = dialer.endpoint(authority.as_str()).map_err(|e| invalid(&e))?;
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT.min(self.settings.timeout))
-            .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * 4)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT))
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        Ok((endpoint, dialer))
     }
 
     fn explain(&self, error: ClientError) -> ClientError {
@@ -101,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn endpoints_are_checked_before_anything_is_sent() {
-        for bad in ["", "http://", "http://a b"] {
+        for bad in ["", "http://", "http://a b", "ftp://a"] {
             let error = Omma::builder(bad).connect_lazily().err().map(|e| e.code());
             assert_eq!(error, Some(tonic::Code::InvalidArgument), "{bad:?}");
         }

@@ -1,8 +1,15 @@
 //! What a coordinator is told on its command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use omma_common::admin::Vitals;
 use omma_common::limits::DEFAULT_MAX_PICTURE_BYTES;
+use omma_common::serve::{ConnectionArgs, ConnectionLimits};
+use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs};
+use omma_common::tls::{PeerTls, Plaintext, PublicTls};
+
+use crate::access::{AccessConfig, JwtConfig};
 
 /// Flags of the coordinator.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,18 +32,30 @@ pub struct Args {
     /// Requests served at once, over all connections; an ingest stream counts as one.
     #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests)]
     pub max_requests: usize,
+    /// Requests of one client served at once: of one key or token, or else of one address.
+    #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests_per_client)]
+    pub max_requests_per_client: usize,
+    /// Requests of one client a second.
+    #[arg(long, value_name = "REQUESTS/S", default_value_t = Limits::default().rate_per_client)]
+    pub max_rate_per_client: u32,
+    /// An ingest stream that sends nothing for so many seconds is ended.
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().idle_stream.as_secs())]
+    pub idle_stream_seconds: u64,
     /// Calls to one shard node at once.
     #[arg(long, value_name = "CALLS", default_value_t = Limits::default().calls_per_node)]
     pub max_calls_per_node: usize,
-    /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", default_value = omma_common::telemetry::DEFAULT_FILTER, env = "OMMA_LOG")]
-    pub log: String,
-    /// Log as JSON, one object a line.
-    #[arg(long)]
-    pub log_json: bool,
-    /// Send traces to this OTLP/gRPC endpoint.
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    pub otlp_endpoint: Option<String>,
+    /// TLS of the public port.
+    #[command(flatten)]
+    pub public_tls: PublicTlsArgs,
+    /// TLS towards shard nodes.
+    #[command(flatten)]
+    pub peer_tls: PeerTlsArgs,
+    /// Who may do what.
+    #[command(flatten)]
+    pub access: AccessArgs,
+    /// Bounds of clients' connections.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
 }
 
 impl Args {
@@ -48,10 +67,46 @@ impl Args {
                 ingest_window: self.ingest_window.max(1),
                 ingest_bytes: self.ingest_bytes.max(1),
                 requests: self.max_requests.max(1),
+                requests_per_client: self.max_requests_per_client.max(1),
+                rate_per_client: self.max_rate_per_client.max(1),
+                idle_stream: Duration::from_secs(self.idle_stream_seconds.max(1)),
                 calls_per_node: self.max_calls_per_node.max(1),
             },
+            public_tls: self.public_tls.files(),
+            peer_tls: self.peer_tls.files(),
+            plaintext: self.peer_tls.plaintext(),
+            access: self.access.config(),
+            connections: self.connections.limits(),
             ..CoordinatorConfig::new(self.shard_nodes.clone())
         }
+    }
+}
+
+/// Flags that say who is let in. With none of them everybody is.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct AccessArgs {
+    /// File of API keys, hashed; `omma keys new` makes its lines. Loaded anew when it changes.
+    #[arg(long, env = "OMMA_API_KEYS", value_name = "FILE")]
+    pub api_keys: Option<PathBuf>,
+    /// Issuer of the tokens (JWT) that are taken: their iss.
+    #[arg(long, env = "OMMA_JWT_ISSUER", value_name = "TEXT", requires_all = ["jwt_audience", "jwt_jwks"])]
+    pub jwt_issuer: Option<String>,
+    /// For whom tokens must be: their aud.
+    #[arg(long, env = "OMMA_JWT_AUDIENCE", value_name = "TEXT", requires_all = ["jwt_issuer", "jwt_jwks"])]
+    pub jwt_audience: Option<String>,
+    /// The issuer's public keys, a JSON Web Key Set. Loaded anew when it changes.
+    #[arg(long, env = "OMMA_JWT_JWKS", value_name = "FILE", requires_all = ["jwt_issuer", "jwt_audience"])]
+    pub jwt_jwks: Option<PathBuf>,
+}
+
+impl AccessArgs {
+    fn config(&self) -> AccessConfig {
+        let all = (self.jwt_issuer.clone(), self.jwt_audience.clone(), self.jwt_jwks.clone());
+        let jwt = match all {
+            (Some(issuer), Some(audience), Some(jwks)) => Some(JwtConfig { issuer, audience, jwks }),
+            _ => None,
+        };
+        AccessConfig { api_keys: self.api_keys.clone(), jwt }
     }
 }
 
@@ -66,6 +121,12 @@ pub struct Limits {
     pub ingest_bytes: usize,
     /// Requests served at once.
     pub requests: usize,
+    /// Requests of one client served at once.
+    pub requests_per_client: usize,
+    /// Requests of one client a second.
+    pub rate_per_client: u32,
+    /// Longest silence of an ingest stream that has no image under way.
+    pub idle_stream: Duration,
     /// Calls to one shard node at once.
     pub calls_per_node: usize,
 }
@@ -77,6 +138,9 @@ impl Default for Limits {
             ingest_window: 64,
             ingest_bytes: 64 << 20,
             requests: 1024,
+            requests_per_client: 512,
+            rate_per_client: 10_000,
+            idle_stream: Duration::from_secs(300),
             calls_per_node: 512,
         }
     }
@@ -89,10 +153,22 @@ pub struct CoordinatorConfig {
     pub shard_nodes: Vec<String>,
     /// Bounds.
     pub limits: Limits,
+    /// TLS of the public port.
+    pub public_tls: Option<PublicTls>,
+    /// TLS towards shard nodes.
+    pub peer_tls: Option<PeerTls>,
+    /// What is allowed without TLS.
+    pub plaintext: Plaintext,
+    /// Who may do what.
+    pub access: AccessConfig,
+    /// Bounds of clients' connections.
+    pub connections: ConnectionLimits,
     /// How often the cluster map is asked for.
     pub poll_interval: Duration,
     /// How long requests may go on once a shutdown has begun.
     pub drain: Duration,
+    /// This coordinator's place on the admin port.
+    pub vitals: Vitals,
 }
 
 impl CoordinatorConfig {
@@ -101,8 +177,14 @@ impl CoordinatorConfig {
         Self {
             shard_nodes: shard_nodes.into_iter().map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect(),
             limits: Limits::default(),
+            public_tls: None,
+            peer_tls: None,
+            plaintext: Plaintext::Loopback,
+            access: AccessConfig::default(),
+            connections: ConnectionLimits::default(),
             poll_interval: Duration::from_secs(1),
             drain: Duration::from_secs(10),
+            vitals: Vitals::default(),
         }
     }
 }

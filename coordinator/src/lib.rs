@@ -1,21 +1,24 @@
 //! Omma's coordinator: the public API, routing, fan-out and merge. It keeps no state: any number of them may serve
 //! one cluster, and each may go at any time.
 //!
-//! Imports go one way: `api → {write, read, scatter} → {leader, routing} → node_client → error`; nothing imports
+//! Imports go one way: `api → access`, `api → {write, read, scatter} → {leader, routing} → node_client → error`; nothing imports
 //! `api`.
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod api;
 mod config;
 mod error;
 mod leader;
+mod metrics;
 mod node_client;
 mod read;
 mod routing;
 mod scatter;
 mod server;
+mod vitals;
 mod write;
 
-pub use config::{Args, CoordinatorConfig, Limits};
+pub use config::{AccessArgs, Args, CoordinatorConfig, Limits};
 pub use server::{RunError, run};

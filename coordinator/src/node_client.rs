@@ -2,21 +2,25 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::telemetry;
+use omma_common::tls::Dialer;
 use omma_proto::internal::v1 as node;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use parking_lot::Mutex;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tower::limit::ConcurrencyLimit;
 use tower::{ServiceBuilder, ServiceExt};
+use tracing::Instrument;
 
 use crate::error::{CallError, Next, judge};
+use crate::metrics::REFUSED;
 
 /// A node that does not take a connection within this is treated as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,6 +43,8 @@ pub(crate) struct NodeClient {
     address: String,
     stack: Stack,
     in_flight: AtomicUsize,
+    ended: AtomicU64,
+    failed: AtomicU64,
     shunned_until: Mutex<Option<Instant>>,
 }
 
@@ -59,6 +65,10 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.node.ended.fetch_add(1, Ordering::Relaxed);
+        if !self.answered {
+            self.node.failed.fetch_add(1, Ordering::Relaxed);
+        }
         if !self.answered && self.begun.elapsed() > ABANDONED_LATE {
             self.node.shun(AFTER_ABANDONED);
         }
@@ -70,38 +80,41 @@ macro_rules! calls {
     ($($client:ident { $($name:ident($request:ty) -> $response:ty;)* })*) => {
         $($(
             pub(crate) async fn $name(&self, deadline: Deadline, message: $request) -> Result<$response, CallError> {
-                let mut counted = InFlight::enter(self);
-                let stack = self.admitted(deadline).await?;
-                let mut client = $client::new(stack)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .max_encoding_message_size(MAX_MESSAGE_BYTES);
-                let mut request = deadline.request(message);
-                omma_common::telemetry::inject(request.metadata_mut());
-                let answer = deadline.run(stringify!($name), client.$name(request)).await?;
-                counted.answered = true;
-                self.judged(answer.map(tonic::Response::into_inner))
+                let rpc = stringify!($name);
+                let call = async {
+                    let mut counted = InFlight::enter(self);
+                    let stack = self.admitted(deadline).await?;
+                    let mut client = $client::new(stack)
+                        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+                    let answer = deadline.run(rpc, client.$name(deadline.request(message))).await?;
+                    let judged = self.judged(answer.map(tonic::Response::into_inner));
+                    counted.answered = judged.as_ref().map_or_else(|e| e.error.reason != Reason::NodeUnreachable, |_| true);
+                    judged
+                };
+                let span = telemetry::child(|| tracing::debug_span!("call", otel.name = rpc, otel.kind = "client", node = self.address));
+                call.instrument(span).await
             }
         )*)*
     };
 }
 
 impl NodeClient {
-    fn new(address: &str, calls: usize) -> Result<Self, ApiError> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| {
-            ApiError::new(Reason::NodeUnreachable, format!("{address:?} is no address of a shard node: {e}"))
-        })?;
+    fn new(address: &str, calls: usize, dialer: &Dialer) -> Result<Self, ApiError> {
+        let endpoint = dialer
+            .endpoint(address)
+            .map_err(|e| ApiError::new(Reason::NodeUnreachable, format!("a shard node's address is wrong: {e}")))?;
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
-            .connect_lazy();
+            .connect_with_connector_lazy(dialer.clone());
         let stack = ServiceBuilder::new().concurrency_limit(calls).service(channel);
-        let (in_flight, shunned_until) = (AtomicUsize::new(0), Mutex::new(None));
-        Ok(Self { address: address.to_owned(), stack, in_flight, shunned_until })
+        let (in_flight, ended, failed) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { address: address.to_owned(), stack, in_flight, ended, failed, shunned_until: Mutex::new(None) })
     }
 
     /// `host:port`.
@@ -112,6 +125,11 @@ impl NodeClient {
     /// Calls that run or wait; a measure of how busy the node is with us.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Calls that ended so far, and those of them that could not reach the node or were given up.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.ended.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 
     /// Whether it failed, or was too slow, a moment ago.
@@ -139,6 +157,7 @@ impl NodeClient {
                 Err(ApiError::new(Reason::DeadlineExceeded, "the deadline passed before a call could start").into())
             }
             Err(_) => {
+                REFUSED.with(&["calls"]).inc();
                 let text = format!("too many calls to shard node {} are under way", self.address);
                 Err(ApiError::new(Reason::Overloaded, text).into())
             }
@@ -175,12 +194,13 @@ impl NodeClient {
 #[derive(Debug)]
 pub(crate) struct Nodes {
     calls_per_node: usize,
+    dialer: Dialer,
     clients: Mutex<HashMap<String, Arc<NodeClient>>>,
 }
 
 impl Nodes {
-    pub(crate) fn new(calls_per_node: usize) -> Self {
-        Self { calls_per_node, clients: Mutex::new(HashMap::new()) }
+    pub(crate) fn new(calls_per_node: usize, dialer: Dialer) -> Self {
+        Self { calls_per_node, dialer, clients: Mutex::new(HashMap::new()) }
     }
 
     /// The client of `address`. Must be called within a tokio runtime; connects when first used.
@@ -189,7 +209,7 @@ impl Nodes {
         if let Some(client) = clients.get(address) {
             return Ok(Arc::clone(client));
         }
-        let client = Arc::new(NodeClient::new(address, self.calls_per_node)?);
+        let client = Arc::new(NodeClient::new(address, self.calls_per_node, &self.dialer)?);
         clients.insert(address.to_owned(), Arc::clone(&client));
         Ok(client)
     }
@@ -206,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_has_one_client() {
-        let nodes = Nodes::new(1);
+        let nodes = Nodes::new(1, Dialer::default());
         let a = nodes.get("127.0.0.1:1").unwrap();
         assert!(Arc::ptr_eq(&a, &nodes.get("127.0.0.1:1").unwrap()));
         nodes.retain(&BTreeSet::new());
@@ -216,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_refuses_is_shunned_for_a_while() {
-        let client = Nodes::new(4).get("127.0.0.1:1").unwrap();
+        let client = Nodes::new(4, Dialer::default()).get("127.0.0.1:1").unwrap();
         let deadline = Deadline::after(Duration::from_secs(5));
         let error = client.get_node_status(deadline, node::GetNodeStatusRequest {}).await.unwrap_err();
         assert_eq!((error.next, error.error.reason), (Next::Elsewhere, Reason::NodeUnreachable));

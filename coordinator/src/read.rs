@@ -11,6 +11,7 @@ use omma_common::ids::GroupId;
 use omma_proto::internal::v1 as node;
 use omma_proto::v1::Image;
 
+use crate::access::client_id;
 use crate::error::Next;
 use crate::leader::{Effect, call_leader};
 use crate::node_client::NodeClient;
@@ -66,8 +67,11 @@ pub(crate) async fn encode(
     let clients = map.nodes.values().filter_map(|n| routing.client(&n.address).ok()).collect();
     let mut last = ApiError::new(Reason::NodeUnreachable, "no shard node is known that could encode the picture");
     for client in by_preference(clients) {
-        let request =
-            node::EncodePictureRequest { picture: picture.clone(), vector_space_id: collection.space_id().to_owned() };
+        let request = node::EncodePictureRequest {
+            picture: picture.clone(),
+            vector_space_id: collection.space_id().to_owned(),
+            client: client_id(),
+        };
         match client.encode_picture(deadline, request).await {
             Ok(answer) if answer.embedding.len() == collection.dimension() * 4 => return Ok(answer),
             Ok(answer) => {

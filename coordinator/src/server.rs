@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use omma_common::admin::Subject;
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::rpc::{RpcLayer, Traces};
+use omma_common::serve::{Incoming, Track};
 use omma_common::shutdown::Shutdown;
+use omma_common::tls::args::{SecurityError, peer_dialer, public_port};
 use omma_proto::v1::cluster_service_server::ClusterServiceServer;
 use omma_proto::v1::collection_service_server::CollectionServiceServer;
 use omma_proto::v1::image_service_server::ImageServiceServer;
 use omma_proto::v1::search_service_server::SearchServiceServer;
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::access::{Access, AccessError, Guarded, Share, Shared, Shares};
 use crate::api::{Api, Coordinator, oversize};
 use crate::config::CoordinatorConfig;
 use crate::routing::Routing;
@@ -22,12 +26,26 @@ use crate::routing::Routing;
 /// Pings to clients, so that one that vanished does not hold its streams for ever.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// Calls at once on one connection; clients wait beyond.
+const MAX_STREAMS: u32 = 512;
+/// Bytes of all headers of one request. A token has up to 8 KiB.
+const MAX_HEADERS: u32 = 16 << 10;
+
 /// Why the coordinator ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// No shard node was named.
     #[error("no shard node is named: the coordinator would never find a cluster")]
     NoShardNodes,
+    /// Ports or connections would be open to everybody, or certificates cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// Credentials cannot be checked.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The listener is none.
+    #[error("the listening address cannot be read: {0}")]
+    Listen(#[from] std::io::Error),
     /// The connections could not be served.
     #[error("cannot serve: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -52,8 +70,20 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     if config.shard_nodes.is_empty() {
         return Err(RunError::NoShardNodes);
     }
-    let routing = Routing::new(config.shard_nodes.clone(), config.limits.calls_per_node);
-    let coordinator = Arc::new(Coordinator::new(routing, config.limits, shutdown.clone()));
+    let security = public_port(config.public_tls.as_ref(), config.plaintext, listener.local_addr()?)?;
+    let dialer = peer_dialer(config.peer_tls.as_ref(), config.plaintext, &config.shard_nodes)?;
+    let routing = Routing::new(config.shard_nodes.clone(), config.limits.calls_per_node, dialer);
+    let access = Access::new(&config.access)?;
+    if !access.asks() && !listener.local_addr()?.ip().is_loopback() {
+        tracing::warn!(
+            "everybody who reaches this port may read, write and delete everything: --api-keys FILE asks for keys"
+        );
+    }
+    let share = Share { requests: config.limits.requests_per_client, rate: config.limits.rate_per_client };
+    let coordinator = Arc::new(Coordinator::new(routing, config.limits, access.clone(), shutdown.clone()));
+    crate::metrics::init();
+    let subject: Arc<dyn Subject> = coordinator.clone();
+    config.vitals.show(&subject);
     let (health, health_service) = tonic_health::server::health_reporter();
     for name in SERVICES {
         health.set_service_status(name, ServingStatus::NotServing).await;
@@ -71,8 +101,15 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     let serve = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        // Outside of what refuses, so that refusals are counted.
+        .layer(RpcLayer::new(Traces::Begin))
+        .layer(Track)
+        .layer(Guarded(access))
+        .layer(Shared(Shares::new(share)))
         .layer(tower::util::MapResponseLayer::new(oversize::explain))
         .add_service(health_service)
         .add_service(reflection)
@@ -80,10 +117,11 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .add_service(limited!(ImageServiceServer))
         .add_service(limited!(SearchServiceServer))
         .add_service(limited!(ClusterServiceServer))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.clone().begun());
+        .serve_with_incoming_shutdown(Incoming::over(listener, security, config.connections), shutdown.clone().begun());
 
     let drained = async {
         shutdown.clone().begun().await;
+        config.vitals.stopping();
         tokio::time::sleep(config.drain).await;
     };
     let alongside = async {

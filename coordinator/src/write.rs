@@ -13,6 +13,7 @@ use omma_proto::internal::v1 as node;
 use omma_proto::v1::{NewImage, PutResult};
 use prost::Message;
 
+use crate::access::client_id;
 use crate::error::placed;
 use crate::leader::{Effect, call_leader};
 use crate::routing::{ClusterMap, Collection, Routing};
@@ -109,6 +110,7 @@ async fn put_chunk(
             target: Some(collection.target(group, epoch)),
             images: images.clone(),
             request_id: request_id.clone(),
+            client: client_id(),
         };
         async move { node.put_images(deadline, request).await }
     })

@@ -13,16 +13,36 @@ use omma_proto::v1::query::Target;
 use omma_proto::v1::search_service_client::SearchServiceClient;
 use omma_proto::v1::*;
 use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 /// How long one call may take before a test calls it hung.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sends an API key along, if there is one.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(header) = &self.0 {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What the generated clients call through.
+pub type Link = InterceptedService<Channel, Credentials>;
 
 /// A connection to one coordinator. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
+    credentials: Credentials,
 }
 
 /// A channel to `address` (host:port) that connects when it is first used, and again whenever it must.
@@ -40,7 +60,19 @@ impl Client {
     /// # Errors
     /// If `address` is none.
     pub fn to(address: &str) -> Result<Self> {
-        Ok(Self { channel: channel(address)? })
+        Ok(Self { channel: channel(address)?, credentials: Credentials::default() })
+    }
+
+    /// Over a channel of its own, with an API key.
+    ///
+    /// # Errors
+    /// If the key cannot be a header.
+    pub fn with_key(channel: Channel, key: &str) -> Result<Self> {
+        Ok(Self { channel, credentials: Credentials(Some(format!("Bearer {key}").parse()?)) })
+    }
+
+    fn link(&self) -> Link {
+        InterceptedService::new(self.channel(), self.credentials.clone())
     }
 
     /// The channel itself.
@@ -49,28 +81,28 @@ impl Client {
     }
 
     /// Generated client.
-    pub fn collections(&self) -> CollectionServiceClient<Channel> {
-        CollectionServiceClient::new(self.channel())
+    pub fn collections(&self) -> CollectionServiceClient<Link> {
+        CollectionServiceClient::new(self.link())
     }
 
     /// Generated client.
-    pub fn images(&self) -> ImageServiceClient<Channel> {
+    pub fn images(&self) -> ImageServiceClient<Link> {
         // Larger than the server's limit, so that it is the server that refuses.
-        ImageServiceClient::new(self.channel())
+        ImageServiceClient::new(self.link())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(4 * MAX_MESSAGE_BYTES)
     }
 
     /// Generated client.
-    pub fn searches(&self) -> SearchServiceClient<Channel> {
-        SearchServiceClient::new(self.channel())
+    pub fn searches(&self) -> SearchServiceClient<Link> {
+        SearchServiceClient::new(self.link())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(4 * MAX_MESSAGE_BYTES)
     }
 
     /// Generated client.
-    pub fn cluster(&self) -> ClusterServiceClient<Channel> {
-        ClusterServiceClient::new(self.channel())
+    pub fn cluster(&self) -> ClusterServiceClient<Link> {
+        ClusterServiceClient::new(self.link())
     }
 
     /// The state of the cluster.

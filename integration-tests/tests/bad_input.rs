@@ -431,6 +431,46 @@ async fn frames_that_are_no_messages_end_their_call_alone() -> Result<()> {
     Ok(())
 }
 
+/// What would not fit into a message is told as that, and not as the fault of groups that a retry might find well.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_too_large_is_told_as_such() -> Result<()> {
+    let client = cluster().await?.client()?;
+    client.create("large-answers", Some(2)).await?;
+    let text = AttributeValue { kind: Some(Kind::StringValue("x".repeat(60_000))) };
+    let images = (0..600).map(|i| NewImage {
+        attributes: [("text".to_owned(), text.clone())].into(),
+        ..vector_image(&format!("l{i}"), vec![1.0, i as f32])
+    });
+    for batch in images.collect::<Vec<_>>().chunks(200) {
+        client.store("large-answers", batch.to_vec(), PATIENCE).await?;
+    }
+    let query = |k| Query { target: Some(by_vector(&[1.0, 1.0])), k, min_score: None, filter: None };
+    let search = |k, include_attributes| SearchRequest {
+        collection: "large-answers".to_owned(),
+        query: Some(query(k)),
+        include_attributes,
+        ..Default::default()
+    };
+    let batch = BatchSearchRequest {
+        collection: "large-answers".to_owned(),
+        queries: vec![query(600); 4],
+        include_attributes: true,
+        ..Default::default()
+    };
+    // One that the coordinator puts together, and one that no group could send.
+    let refusals = [
+        client.searches().search(search(600, true)).await.err().context("a search of 36 MB")?,
+        client.searches().batch_search(batch).await.err().context("a batch of 144 MB")?,
+    ];
+    for status in refusals {
+        let refusal = Refusal::of(&status)?;
+        ensure!(refusal.reason == Reason::MessageTooLarge.name() && !refusal.retry, "{refusal:?}");
+    }
+    ensure!(client.searches().search(search(600, false)).await?.into_inner().hits.len() == 600);
+    ensure!(client.searches().search(search(100, true)).await?.into_inner().hits.len() == 100);
+    Ok(())
+}
+
 /// A gRPC frame; it may lie about its length.
 fn frame(message: &[u8], length: Option<u32>) -> Vec<u8> {
     let length = length.unwrap_or(message.len() as u32);

@@ -58,13 +58,29 @@ async fn restart_with_100_000_vectors() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     note!("first answer {:.2?} after the start of the process", begin.elapsed());
-    for i in (0..n).step_by(n.div_ceil(50)) {
-        let found = client.search(COLLECTION, by_vector(&vector_of(seed, i)), 1).await?;
-        ensure!(ids(&found) == [format!("v{i}").as_str()], "v{i} is not found after the restart: {found:?}");
+    let lost = find_all(&client, seed, (0..n).step_by(n.div_ceil(1000))).await?;
+    note!("{} of 1000 were not found at once: the graph had lost them", lost.len());
+    let begin = Instant::now();
+    while !find_all(&client, seed, lost.iter().copied()).await?.is_empty() {
+        ensure!(begin.elapsed() < RESTART, "still not found after {RESTART:?}: some of {lost:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    note!("they were {:.1?} later: an audit of the graph had come by", begin.elapsed());
     cluster.kill(0)?;
     note!("without a checkpoint:\n{}", restart_cost(cluster.data_folder(0)?, &["--rebuild"])?);
     Ok(())
+}
+
+/// Those of the images that a search for their own vector does not find.
+async fn find_all(client: &Client, seed: u64, which: impl Iterator<Item = usize>) -> Result<Vec<usize>> {
+    let mut lost = Vec::new();
+    for i in which {
+        let found = client.search(COLLECTION, by_vector(&vector_of(seed, i)), 1).await?;
+        if ids(&found) != [format!("v{i}").as_str()] {
+            lost.push(i);
+        }
+    }
+    Ok(lost)
 }
 
 fn vector_of(seed: u64, i: usize) -> Vec<f32> {

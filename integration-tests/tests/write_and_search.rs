@@ -176,9 +176,16 @@ async fn a_retry_answers_as_the_first_call_did() -> Result<()> {
 
     // Once means once: a retry that comes late does not bring back what was deleted meanwhile.
     client.delete("retries", &["a", "second"]).await?;
-    let late = client.images().put_images(request).await?.into_inner();
+    let late = client.images().put_images(request.clone()).await?.into_inner();
     ensure!(late.results == first.results, "{late:?}");
     ensure!(client.get("retries", "a").await?.is_none(), "the retry took effect a second time");
+
+    // Another write under the same id is refused, not answered as if it had been done.
+    let other = vec![vector_image("a", vec![0.0, -1.0]), vector_image("second", vec![-1.0, 0.0])];
+    let refused = client.images().put_images(PutImagesRequest { images: other, ..request }).await;
+    let refusal = Refusal::of(&refused.err().context("another write under the same request id")?)?;
+    ensure!(refusal.reason == Reason::InvalidArgument.name() && refusal.fields == ["request_id"], "{refusal:?}");
+    ensure!(client.get("retries", "a").await?.is_none());
 
     let delete = |request_id: &str| DeleteImagesRequest {
         collection: "retries".to_owned(),

@@ -3,6 +3,7 @@
 //! [`v1`] is the public API. [`internal::v1`] is what nodes say to each other; it also gives the formats of replicated
 //! commands and stored log entries.
 
+#![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::all)]
 
 /// The public API, package `omma.v1`.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use omma_common::deadline::Deadline;
-use omma_shard::encoder::{Device, Encoder, EncoderConfig, ModelSource};
+use omma_shard::encoder::{Device, Encoder, EncoderConfig, Line, ModelSource};
 
 /// Pictures in flight: enough to keep decoding and inference busy.
 const IN_FLIGHT: usize = 16;
@@ -48,7 +48,7 @@ async fn embed(encoder: &Encoder, pictures: Vec<String>, out: &Path) -> Result<(
             let result = match tokio::fs::read(&path).await {
                 Ok(bytes) => {
                     let deadline = Deadline::after(Duration::from_secs(60));
-                    encoder.encode(Bytes::from(bytes), deadline).await.map_err(|e| e.to_string())
+                    encoder.encode(Bytes::from(bytes), Line::COMMON, deadline).await.map_err(|e| e.to_string())
                 }
                 Err(error) => Err(error.to_string()),
             };

@@ -3,6 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use omma_common::admin::Vitals;
+use omma_common::serve::{ConnectionArgs, ConnectionLimits};
+use omma_common::tls::args::PeerTlsArgs;
+use omma_common::tls::{PeerTls, Plaintext};
+
 use crate::encoder::{Device, EncoderConfig, ModelSource};
 use crate::group::RaftTimings;
 use crate::images::ImagesConfig;
@@ -48,6 +53,16 @@ pub struct ShardArgs {
     /// Memory for the store's cache, in MiB.
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     pub cache_mib: usize,
+    /// TLS between nodes.
+    #[command(flatten)]
+    pub peer_tls: PeerTlsArgs,
+    /// Bounds of the connections to this node.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+    /// Share of the queries that are answered once more, exactly, to measure recall; 0 for none. It takes a twentieth
+    /// of one core at most.
+    #[arg(long, env = "OMMA_RECALL_SAMPLE", default_value_t = 0.001, value_name = "SHARE")]
+    pub recall_sample: f64,
     /// How pictures are encoded.
     #[command(flatten)]
     pub encoder: EncoderArgs,
@@ -74,6 +89,15 @@ pub struct EncoderArgs {
     /// Threads that decode pictures; as many as cores if left out.
     #[arg(long, value_name = "THREADS")]
     pub decode_threads: Option<usize>,
+    /// Memory that decoding may use in all, in MiB; pictures that need more wait.
+    #[arg(long, default_value_t = EncoderConfig::default().decode_memory >> 20, value_name = "MIB")]
+    pub max_decode_memory_mib: u64,
+    /// Pictures that may wait for the encoder at once.
+    #[arg(long, default_value_t = EncoderConfig::default().queue, value_name = "PICTURES")]
+    pub max_encoder_queue: usize,
+    /// A query's picture that would wait longer for the encoder is refused at once, in milliseconds.
+    #[arg(long, default_value_t = EncoderConfig::default().urgent_wait.as_millis() as u64, value_name = "MILLISECONDS")]
+    pub max_encoder_wait_millis: u64,
     /// Sessions of the model that run at once; chosen by the device if left out.
     #[arg(long, value_name = "SESSIONS")]
     pub encoder_workers: Option<usize>,
@@ -91,10 +115,12 @@ impl EncoderArgs {
             runtime_library: self.onnxruntime.clone(),
             max_picture_bytes: self.max_picture_bytes,
             max_picture_pixels: self.max_picture_pixels,
+            decode_memory: self.max_decode_memory_mib << 20,
+            queue: self.max_encoder_queue,
+            urgent_wait: Duration::from_millis(self.max_encoder_wait_millis),
             decode_threads: self.decode_threads.unwrap_or(default.decode_threads),
             workers: self.encoder_workers.unwrap_or(default.workers),
             max_batch: self.max_batch.unwrap_or(default.max_batch),
-            ..default
         }
     }
 }
@@ -114,6 +140,12 @@ pub struct ShardConfig {
     pub replication: u32,
     /// Failure zone.
     pub zone: String,
+    /// TLS of the port, and towards other shard nodes.
+    pub peer_tls: Option<PeerTls>,
+    /// What is allowed without TLS.
+    pub plaintext: Plaintext,
+    /// Bounds of the connections to the port.
+    pub connections: ConnectionLimits,
     /// Elections, heartbeats, snapshots.
     pub raft: RaftTimings,
     /// Indexes.
@@ -126,6 +158,10 @@ pub struct ShardConfig {
     pub encoder: EncoderConfig,
     /// Requests that may wait for a searching thread; more are refused.
     pub search_queue: usize,
+    /// Share of the queries whose recall is measured.
+    pub recall_sample: f64,
+    /// This node's place on the admin port.
+    pub vitals: Vitals,
 }
 
 /// How often stores write what nobody waits for.
@@ -145,12 +181,17 @@ impl ShardArgs {
             groups: self.groups,
             replication: self.replication,
             zone: self.zone.clone(),
+            peer_tls: self.peer_tls.files(),
+            plaintext: self.peer_tls.plaintext(),
+            connections: self.connections.limits(),
             raft,
             images: ImagesConfig { storage: self.graph_storage, index_threads: cores() + 1 },
             max_tail: self.max_tail,
             cache_bytes: self.cache_mib << 20,
             encoder: self.encoder.config(),
             search_queue: 1024,
+            recall_sample: self.recall_sample,
+            vitals: Vitals::default(),
         }
     }
 }

@@ -4,8 +4,11 @@
 //! [`images`] applies it, [`index`] finds it. Imports go one way: `api → node → {group, encoder, metadata} → images →
 //! index`; nothing imports `api`, and `store` and `format` are at the bottom.
 
+#![deny(unsafe_code)]
+
 mod api;
 mod attributes;
+mod broken;
 mod config;
 pub mod encoder;
 mod format;
@@ -13,12 +16,16 @@ pub mod group;
 pub mod images;
 pub mod index;
 pub mod metadata;
+mod metrics;
 mod node;
 pub mod store;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use omma_common::admin::Subject;
 use omma_common::shutdown::{self, Shutdown};
+use omma_common::tls::args::{SecurityError, peer_dialer, peer_port};
 use tokio::net::TcpListener;
 
 pub use api::ServeError;
@@ -31,6 +38,12 @@ pub enum RunError {
     /// It could not start, or a replica of it failed.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// Its port or its connections would be open to everybody, or its certificates cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// Its listener is none.
+    #[error("the listening address cannot be read: {0}")]
+    Listen(#[from] std::io::Error),
     /// It could not serve.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -41,10 +54,17 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// Runs a shard node on `listener` until the shutdown, and closes it in order.
 pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown) -> Result<(), RunError> {
-    let node = node::Node::open(config).await?;
+    let security = peer_port(config.peer_tls.as_ref(), config.plaintext, listener.local_addr()?)?;
+    let dialer = peer_dialer(config.peer_tls.as_ref(), config.plaintext, &config.peers)?;
+    metrics::init();
+    let vitals = config.vitals.clone();
+    let node = node::Node::open(config, dialer).await?;
+    let subject: Arc<dyn Subject> = node.clone();
+    vitals.show(&subject);
+    drop(subject);
     let life = tokio::spawn(node.clone().live(shutdown.clone()));
     let (stop, stopped) = shutdown::channel();
-    let mut serving = tokio::spawn(api::serve(listener, node.clone(), stopped));
+    let mut serving = tokio::spawn(api::serve(listener, security, node.clone(), stopped));
     let mut failure = None;
     let served = tokio::select! {
         served = &mut serving => Some(served),
@@ -55,6 +75,7 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
             None
         }
     };
+    vitals.stopping();
     life.abort();
     // Leadership goes to others while this node can still be heard.
     node.hand_over().await;

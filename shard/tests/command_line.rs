@@ -28,3 +28,13 @@ fn an_unknown_flag_is_refused_with_a_hint() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("--no-such-flag") && said.contains("--help"), "{said}");
 }
+
+#[test]
+fn a_port_for_other_machines_is_not_opened_without_tls() {
+    let output = run(&["--data", "/nonexistent/omma", "--listen", "0.0.0.0:0"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["0.0.0.0", "-tls-cert", "-tls-key", "--insecure-plaintext"] {
+        assert!(said.contains(part), "no {part}: {said}");
+    }
+}

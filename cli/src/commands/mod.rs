@@ -1,9 +1,11 @@
 //! One file per command.
 
+pub(crate) mod certs;
 pub(crate) mod collection;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod index;
+pub(crate) mod keys;
 pub(crate) mod search;
 pub(crate) mod serve;
 mod status;
@@ -13,7 +15,7 @@ use omma_client::Omma;
 use crate::args::{Cli, Command, Global};
 use crate::exit::CliError;
 use crate::output::Output;
-use crate::{demo, processes};
+use crate::{demo, processes, runtime_library};
 
 /// What every command is given.
 #[derive(Debug, Clone)]
@@ -25,7 +27,14 @@ pub(crate) struct Context {
 impl Context {
     /// A connection to the coordinator of the command line.
     pub(crate) async fn connect(&self) -> Result<Omma, CliError> {
-        Ok(Omma::builder(&self.global.endpoint).timeout(self.global.timeout).connect().await?)
+        let mut builder = Omma::builder(&self.global.endpoint).timeout(self.global.timeout);
+        if let Some(ca) = &self.global.ca {
+            builder = builder.ca(ca);
+        }
+        if let Some(key) = &self.global.api_key {
+            builder = builder.api_key(key);
+        }
+        Ok(builder.connect().await?)
     }
 }
 
@@ -33,7 +42,7 @@ impl Context {
 pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let context = Context { output: Output::new(cli.global.json), global: cli.global };
     match cli.command {
-        Command::Serve(args) => serve::run(&context, args).await,
+        Command::Serve(args) => serve::run(&context, *args).await,
         Command::Demo(args) => demo::run(&context, args).await,
         Command::Index(args) => index::run(&context, args).await,
         Command::Search(args) => search::run(&context, args).await,
@@ -41,6 +50,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Delete(args) => delete::run(&context, args).await,
         Command::Status => status::run(&context).await,
         Command::Collection(command) => collection::run(&context, command).await,
+        Command::Keys(command) => keys::run(&context, command),
+        Command::Certs(args) => certs::run(&context, args),
+        Command::RuntimeLibrary => runtime_library::run(context.output).await,
         Command::Shard(forwarded) => processes::shard_command(forwarded.flags).await,
         Command::Coordinator(forwarded) => processes::coordinator_command(forwarded.flags).await,
     }

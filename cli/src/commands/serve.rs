@@ -1,12 +1,19 @@
 //! `omma serve`: a coordinator and a shard node in one process, durable in one folder.
 
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use omma_client::Omma;
+use omma_common::admin::{self, Admin, Vitals};
+use omma_common::deadline::Deadline;
 use omma_common::shutdown::{self, Shutdown};
-use omma_common::telemetry::DEFAULT_FILTER;
+use omma_common::telemetry::TelemetryArgs;
+use omma_common::tls::Dialer;
+use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs, peer_dialer};
+use omma_coordinator::AccessArgs;
+use omma_proto::internal::v1::GetMetadataRequest;
+use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use tokio::time::Instant;
 
 use super::Context;
@@ -33,10 +40,60 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     groups: u32,
     #[command(flatten)]
+    security: SecurityArgs,
+    #[command(flatten)]
     encoder: EncoderArgs,
-    /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", env = "OMMA_LOG", default_value = DEFAULT_FILTER)]
-    log: String,
+    /// Where to serve metrics and probes over HTTP; nowhere if left out. Port 0 takes a free port.
+    #[arg(long, value_name = "HOST:PORT", env = "OMMA_ADMIN_LISTEN", default_value = admin::OFF)]
+    admin_listen: String,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+/// Who may reach it, and how.
+#[derive(Debug, Clone, Args)]
+struct SecurityArgs {
+    #[command(flatten)]
+    public_tls: PublicTlsArgs,
+    #[command(flatten)]
+    peer_tls: PeerTlsArgs,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+impl SecurityArgs {
+    /// For the shard node inside.
+    fn shard_flags(&self) -> Vec<OsString> {
+        let peer = &self.peer_tls;
+        let files = [
+            ("--peer-tls-cert", &peer.peer_tls_cert),
+            ("--peer-tls-key", &peer.peer_tls_key),
+            ("--peer-tls-ca", &peer.peer_tls_ca),
+        ];
+        let mut flags = given(&files);
+        flags.extend(peer.insecure_plaintext.then(|| "--insecure-plaintext".into()));
+        flags
+    }
+
+    /// For the coordinator inside.
+    fn coordinator_flags(&self) -> Vec<OsString> {
+        let (public, access) = (&self.public_tls, &self.access);
+        let mut flags = self.shard_flags();
+        flags.extend(given(&[
+            ("--tls-cert", &public.tls_cert),
+            ("--tls-key", &public.tls_key),
+            ("--api-keys", &access.api_keys),
+            ("--jwt-jwks", &access.jwt_jwks),
+        ]));
+        flags.extend(given(&[("--jwt-issuer", &access.jwt_issuer), ("--jwt-audience", &access.jwt_audience)]));
+        flags
+    }
+}
+
+/// Those flags that have a value.
+fn given<T: AsRef<OsStr>>(flags: &[(&str, &Option<T>)]) -> Vec<OsString> {
+    let given = flags.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
+    given.flat_map(|(name, value)| [OsString::from(name), value.as_ref().to_owned()]).collect()
 }
 
 /// What turns pictures into embeddings.
@@ -54,8 +111,10 @@ pub(crate) struct EncoderArgs {
 }
 
 pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), CliError> {
-    let otlp = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
-    let _telemetry = telemetry("omma", &args.log, context.global.json, otlp)?;
+    let logging = TelemetryArgs { log_json: args.telemetry.log_json || context.global.json, ..args.telemetry.clone() };
+    let _telemetry = telemetry("omma", &logging)?;
+    let (of_shard, of_coordinator) = (Vitals::default(), Vitals::default());
+    let _admin = Admin::serve(&args.admin_listen, vec![of_shard.clone(), of_coordinator.clone()]).await?;
     std::fs::create_dir_all(&args.data).map_err(CliError::writing(&args.data))?;
     let shard = ShardSettings {
         data: args.data.clone(),
@@ -66,16 +125,22 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), CliErr
         onnxruntime: runtime_library::locate(args.encoder.onnxruntime).await?,
         model: args.encoder.model,
         device: args.encoder.device,
-        log: args.log.clone(),
+        log: logging.log.clone(),
     };
-    let coordinator = coordinator_flags(&args.listen, std::slice::from_ref(&args.shard_listen), &args.log);
+    let mut coordinator = coordinator_flags(&args.listen, std::slice::from_ref(&args.shard_listen), &logging.log);
+    coordinator.extend(args.security.coordinator_flags());
+    let mut shard = shard.flags();
+    shard.extend(args.security.shard_flags());
+    let peers = &args.security.peer_tls;
+    let dialer = peer_dialer(peers.files().as_ref(), peers.plaintext(), std::slice::from_ref(&args.shard_listen))
+        .map_err(|e| CliError::Usage(e.to_string()))?;
 
     let (stop, stopping) = shutdown::channel();
     let servers = async {
         // Whichever ends first ends the other: half of Omma is of no use.
         let (shard, coordinator) = tokio::join!(
-            ending(run_shard(shard.flags(), stopping.clone()), &stop),
-            ending(run_coordinator(coordinator, stopping.clone()), &stop),
+            ending(run_shard(shard, of_shard, stopping.clone()), &stop),
+            ending(run_coordinator(coordinator, of_coordinator, stopping.clone()), &stop),
         );
         shard.and(coordinator)
     };
@@ -86,7 +151,13 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), CliErr
         std::future::pending::<()>().await;
     };
     let announcing = async {
-        announce(context.output, &args.listen, &args.data).await;
+        let scheme = if args.security.public_tls.files().is_some() { "https" } else { "http" };
+        let text = format!(
+            "Omma answers at {scheme}://{}; its data is in {}. Ctrl-C ends it.",
+            args.listen,
+            args.data.display()
+        );
+        announce(context.output, &text, &dialer, &args.shard_listen).await;
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -102,17 +173,19 @@ async fn ending(server: impl Future<Output = Result<(), CliError>>, stop: &shutd
     result
 }
 
-/// Says when the cluster answers.
-async fn announce(output: Output, listen: &str, data: &Path) {
+/// Says `text` when the cluster answers. It asks the shard node: that needs no API key.
+async fn announce(output: Output, text: &str, dialer: &Dialer, shard: &str) {
     let started = Instant::now();
     let mut said_slow = false;
-    let Ok(omma) = Omma::builder(listen).retries(0).timeout(Duration::from_secs(2)).connect_lazily() else { return };
+    let Ok(endpoint) = dialer.endpoint(shard) else { return };
+    let mut node = MetadataServiceClient::new(endpoint.connect_with_connector_lazy(dialer.clone()));
     loop {
-        if let Ok(status) = omma.status().await
-            && status.groups.len() > 1
-            && status.groups.iter().all(|group| group.leader_node_id != 0)
+        let request = Deadline::after(Duration::from_secs(2)).request(GetMetadataRequest::default());
+        if let Ok(answer) = node.get_metadata(request).await
+            && let leaders = answer.into_inner().leaders
+            && leaders.len() > 1
+            && leaders.iter().all(|group| group.leader_node_id != 0)
         {
-            let text = format!("Omma answers at http://{listen}; its data is in {}. Ctrl-C ends it.", data.display());
             // If nobody reads the output, the servers still run.
             let _ = output.say(text);
             return;

@@ -15,7 +15,8 @@ use omma_proto::v1 as pb;
 use omma_proto::v1::collection_service_server::CollectionService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Coordinator, status, validate};
+use super::{Api, Coordinator, caller_of, status, validate};
+use crate::access::Caller;
 use crate::leader::{Effect, call_leader};
 use crate::routing::Collection;
 use crate::routing::cache::unknown_collection;
@@ -46,7 +47,8 @@ impl CollectionService for Api {
         &self,
         request: Request<pb::ListCollectionsRequest>,
     ) -> Result<Response<pb::ListCollectionsResponse>, Status> {
-        self.unary("ListCollections", request, list).await
+        let caller = caller_of(&request)?;
+        self.unary("ListCollections", request, |c, request, deadline| list(c, caller, request, deadline)).await
     }
 
     async fn delete_collection(
@@ -159,8 +161,10 @@ async fn get(
     Ok(pb::GetCollectionResponse { collection: Some(pb::Collection { image_count, ..collection.entry.clone() }) })
 }
 
+/// Of the collections that the caller may see.
 async fn list(
     coordinator: Arc<Coordinator>,
+    caller: Arc<Caller>,
     request: pb::ListCollectionsRequest,
     deadline: Deadline,
 ) -> Result<pb::ListCollectionsResponse, ApiError> {
@@ -168,7 +172,8 @@ async fn list(
     let after = read_token(&request.page_token)?;
     coordinator.routing.refresh_exactly(deadline).await?;
     let map = coordinator.routing.map().await?;
-    let mut shown = map.collections.values().filter(|c| !c.deleting && c.entry.name > after).map(|c| &c.entry);
+    let visible = |c: &&Arc<Collection>| !c.deleting && c.entry.name > after && caller.sees(&c.entry.name);
+    let mut shown = map.collections.values().filter(visible).map(|c| &c.entry);
     let collections: Vec<_> = shown.by_ref().take(size).cloned().collect();
     let next_page_token = match (shown.next(), collections.last()) {
         (Some(_), Some(last)) => write_token(&last.name),

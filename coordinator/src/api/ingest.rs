@@ -3,6 +3,7 @@
 //! order in which they came: the last one stays.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use futures::Stream;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
+use omma_common::telemetry;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
 use prost::Message;
@@ -21,8 +23,12 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::{Coordinator, deadline_of, validate};
+use super::{Coordinator, address_of, caller_of, deadline_of, validate};
+use crate::access::{Caller, Client, Deed, Role, Scope, audit, credential};
 use crate::write;
+
+/// Between two looks at a caller's credentials.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// The answers, as they complete.
 pub(crate) type IngestStream = Pin<Box<dyn Stream<Item = Result<pb::IngestImagesResponse, Status>> + Send>>;
@@ -45,9 +51,18 @@ struct Ingest {
     newest: HashMap<String, Turn>,
     /// Bytes of all that is unanswered.
     bytes: usize,
+    caller: Arc<Caller>,
+    address: Option<SocketAddr>,
+    /// What the caller showed, and when it was last looked at.
+    credential: Option<String>,
+    checked: Instant,
+    /// When the last message came, or the last answer went.
+    active: Instant,
     span: tracing::Span,
     begun: Instant,
     answered: u64,
+    /// How the stream ended: `OK`, or the reason.
+    outcome: &'static str,
     _place: OwnedSemaphorePermit,
 }
 
@@ -66,9 +81,10 @@ pub(crate) fn open(
     coordinator: Arc<Coordinator>,
     request: Request<Streaming<pb::IngestImagesRequest>>,
 ) -> Result<Response<IngestStream>, Status> {
+    let (caller, address) = (caller_of(&request)?, address_of(&request));
+    let credential = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).and_then(credential);
+    let credential = credential.map(str::to_owned);
     let place = coordinator.admit()?;
-    let span = tracing::info_span!("request", rpc = "IngestImages");
-    omma_common::telemetry::link(&span, request.metadata());
     let ingest = Ingest {
         coordinator,
         deadline: stream_deadline(request.metadata()),
@@ -79,9 +95,16 @@ pub(crate) fn open(
         taken: HashMap::new(),
         newest: HashMap::new(),
         bytes: 0,
-        span,
+        caller,
+        address,
+        credential,
+        checked: Instant::now(),
+        active: Instant::now(),
+        // The server's: it lives as long as the stream.
+        span: tracing::Span::current(),
         begun: Instant::now(),
         answered: 0,
+        outcome: "OK",
         _place: place,
     };
     Ok(Response::new(Box::pin(futures::stream::unfold(Some(ingest), |ingest| async move {
@@ -107,25 +130,33 @@ impl Ingest {
         loop {
             let limits = &self.coordinator.limits;
             let room = self.writes.len() < limits.ingest_window && self.bytes < limits.ingest_bytes;
+            let idle = limits.idle_stream;
             let reading = self.end.is_none() && room;
             if self.end.is_some() && self.writes.is_empty() {
                 let end = self.end.take().unwrap_or(Ok(()));
                 self.end = Some(Ok(()));
+                self.outcome = end.as_ref().err().map_or("OK", |e| e.reason.name());
                 return end.err().map(Err);
             }
             tokio::select! {
                 biased;
                 Some(done) = self.writes.join_next_with_id() => {
                     self.answered += 1;
+                    self.active = Instant::now();
                     return Some(Ok(self.answer(done)));
                 }
                 () = self.coordinator.shutdown.clone().begun(), if self.end.is_none() => {
                     self.end = Some(Err(ApiError::new(Reason::ShuttingDown, "this coordinator is shutting down")));
                 }
                 message = self.inbound.message(), if reading => {
+                    self.active = Instant::now();
                     if let Err(end) = self.take(message) {
                         self.end = Some(end);
                     }
+                }
+                () = tokio::time::sleep(idle.saturating_sub(self.active.elapsed())), if reading && self.writes.is_empty() => {
+                    let text = format!("the stream sent nothing for {idle:?}");
+                    self.end = Some(Err(ApiError::new(Reason::DeadlineExceeded, text)));
                 }
             }
         }
@@ -138,7 +169,9 @@ impl Ingest {
             Ok(None) => return Err(Ok(())),
             Err(status) => return Err(Err(unreadable(&status))),
         };
+        self.still_known().map_err(Err)?;
         if !message.collection.is_empty() {
+            self.caller.authorise(&Scope::Collection(&message.collection)).map_err(Err)?;
             validate::collection_name("collection", &message.collection).map_err(Err)?;
             self.collection.clone_from(&message.collection);
         } else if self.collection.is_empty() {
@@ -149,16 +182,34 @@ impl Ingest {
         let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
         let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
+        // A trace of its own: a stream may bring millions.
+        let span = tracing::debug_span!(parent: None, "ingest image");
+        telemetry::link(&span, &self.span);
         let (ended, next_turn) = oneshot::channel();
         let before = self.newest.insert(taken.id.clone(), next_turn);
-        let write = answer_one(coordinator, collection, message, deadline, before).instrument(self.span.clone());
+        let write = answer_one(coordinator, collection, message, deadline, before).instrument(span);
+        let client = Client::of(&self.caller, self.address);
         let task = self.writes.spawn(async move {
-            let answer = write.await;
+            let answer = client.doing(write).await;
             drop::<oneshot::Sender<()>>(ended);
             answer
         });
         self.bytes += taken.bytes;
         self.taken.insert(task.id(), taken);
+        Ok(())
+    }
+
+    /// A stream may live for days, its caller's credentials not so long.
+    fn still_known(&mut self) -> Result<(), ApiError> {
+        let (access, Some(credential)) = (&self.coordinator.access, &self.credential) else { return Ok(()) };
+        if !access.asks() || self.collection.is_empty() || self.checked.elapsed() < CHECK_EVERY {
+            return Ok(());
+        }
+        self.checked = Instant::now();
+        let caller = access.holder(credential)?;
+        caller.has(Role::Write)?;
+        caller.authorise(&Scope::Collection(&self.collection))?;
+        self.caller = Arc::new(caller);
         Ok(())
     }
 
@@ -196,6 +247,9 @@ impl Drop for Ingest {
         let millis = self.begun.elapsed().as_secs_f64() * 1e3;
         let (answered, unanswered) = (self.answered, self.writes.len());
         self.span.in_scope(|| tracing::info!(millis, answered, unanswered, "ingest stream ended"));
+        let (caller, address, collection) = (&self.caller, self.address, self.collection.as_str());
+        let outcome = self.outcome;
+        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome });
     }
 }
 

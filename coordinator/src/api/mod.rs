@@ -10,20 +10,24 @@ pub(crate) mod search;
 pub(crate) mod status;
 pub(crate) mod validate;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::serve::ConnectInfo;
 use omma_common::shutdown::Shutdown;
+use omma_common::telemetry;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
-use tracing::Instrument;
 
+use crate::access::{Access, Caller, Client, Deed, Scoped, audit};
 use crate::config::Limits;
+use crate::metrics::REFUSED;
 use crate::routing::{Collection, Routing};
 use crate::scatter::hedge::HedgeDelay;
 
@@ -34,6 +38,7 @@ pub(crate) struct Coordinator {
     pub(crate) hedge: HedgeDelay,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
+    pub(crate) access: Access,
     places: Arc<Semaphore>,
 }
 
@@ -42,17 +47,24 @@ pub(crate) struct Coordinator {
 pub(crate) struct Api(pub(crate) Arc<Coordinator>);
 
 impl Coordinator {
-    pub(crate) fn new(routing: Routing, limits: Limits, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(routing: Routing, limits: Limits, access: Access, shutdown: Shutdown) -> Self {
         let places = Arc::new(Semaphore::new(limits.requests.min(Semaphore::MAX_PERMITS)));
-        Self { routing, hedge: HedgeDelay::default(), limits, shutdown, places }
+        Self { routing, hedge: HedgeDelay::default(), limits, shutdown, access, places }
     }
 
     /// A place among the requests that are served at once, or `OVERLOADED`.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            REFUSED.with(&["requests"]).inc();
             let text = format!("this coordinator serves {} requests already", self.limits.requests);
             ApiError::new(Reason::Overloaded, text).with("limit", self.limits.requests)
         })
+    }
+
+    /// Requests that are served, and how many may be.
+    pub(crate) fn occupancy(&self) -> (usize, usize) {
+        let most = self.limits.requests.min(Semaphore::MAX_PERMITS);
+        (most.saturating_sub(self.places.available_permits()), most)
     }
 
     /// Runs `work` for the collection of that name; once more if the groups have dropped the one that the cache knew
@@ -79,6 +91,17 @@ impl Coordinator {
     }
 }
 
+/// Who sent a request. The layer in front of all services says so; without it nobody may do anything.
+pub(crate) fn caller_of<T>(request: &Request<T>) -> Result<Arc<Caller>, ApiError> {
+    let caller = request.extensions().get::<Arc<Caller>>().cloned();
+    caller.ok_or_else(|| ApiError::new(Reason::Internal, "the request came past the check of its credentials"))
+}
+
+/// Where a request came from.
+pub(crate) fn address_of<T>(request: &Request<T>) -> Option<SocketAddr> {
+    request.extensions().get::<ConnectInfo>().map(|info| info.address)
+}
+
 /// The caller's deadline, a little sooner: our typed error is to arrive before gRPC gives up by itself.
 pub(crate) fn deadline_of(metadata: &MetadataMap) -> Deadline {
     let deadline = Deadline::of(metadata);
@@ -87,7 +110,8 @@ pub(crate) fn deadline_of(metadata: &MetadataMap) -> Deadline {
 }
 
 impl Api {
-    /// Serves one unary call: place, span, deadline, one line in the log.
+    /// Serves one unary call: place, deadline, the caller's right to what the message is about, the log. Its span is the
+    /// server's.
     pub(crate) async fn unary<Req, Res, F, Fut>(
         &self,
         rpc: &'static str,
@@ -95,18 +119,28 @@ impl Api {
         work: F,
     ) -> Result<Response<Res>, Status>
     where
+        Req: Scoped,
         F: FnOnce(Arc<Coordinator>, Req, Deadline) -> Fut,
         Fut: Future<Output = Result<Res, ApiError>>,
         Res: Message,
     {
+        let (caller, address) = (caller_of(&request)?, address_of(&request));
         let _place = self.0.admit()?;
         let begun = Instant::now();
-        let span = tracing::info_span!("request", rpc);
-        omma_common::telemetry::link(&span, request.metadata());
         let deadline = deadline_of(request.metadata());
-        let work = work(Arc::clone(&self.0), request.into_inner(), deadline);
-        let answer = deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer).and_then(fits);
-        span.in_scope(|| log(rpc, begun.elapsed(), answer.as_ref().err()));
+        let message = request.into_inner();
+        let scope = message.scope();
+        let collection = scope.collection().to_owned();
+        let answer = match caller.authorise(&scope) {
+            Ok(()) => {
+                let work = Client::of(&caller, address).doing(work(Arc::clone(&self.0), message, deadline));
+                deadline.run(rpc, work).await.and_then(|answer| answer).and_then(fits)
+            }
+            Err(denied) => Err(denied),
+        };
+        log(rpc, begun.elapsed(), answer.as_ref().err());
+        let outcome = answer.as_ref().err().map_or("OK", |e| e.reason.name());
+        audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome });
         Ok(Response::new(answer?))
     }
 }
@@ -123,12 +157,12 @@ fn fits<Res: Message>(answer: Res) -> Result<Res, ApiError> {
 
 /// One line for each request: bugs and damage loudly, the rest for those who ask.
 fn log(rpc: &'static str, took: Duration, error: Option<&ApiError>) {
-    let millis = took.as_secs_f64() * 1e3;
+    let (millis, trace_id) = (took.as_secs_f64() * 1e3, telemetry::trace_id());
     match error {
-        None => tracing::debug!(rpc, millis, "answered"),
+        None => tracing::debug!(rpc, millis, trace_id, "answered"),
         Some(e) if matches!(e.reason, Reason::Internal | Reason::DataLoss) => {
-            tracing::warn!(rpc, millis, reason = e.reason.name(), error = %e, "failed");
+            tracing::warn!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, "failed");
         }
-        Some(e) => tracing::debug!(rpc, millis, reason = e.reason.name(), error = %e, "refused"),
+        Some(e) => tracing::debug!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, "refused"),
     }
 }

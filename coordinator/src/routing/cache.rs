@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -12,7 +12,9 @@ use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
+use omma_common::tls::Dialer;
 use omma_proto::internal::v1::{GetMetadataRequest, GetMetadataResponse};
+use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -36,17 +38,20 @@ pub(crate) struct Routing {
     nodes: Nodes,
     map: watch::Sender<Option<Arc<ClusterMap>>>,
     leaders: watch::Sender<Leaders>,
+    /// When a node last answered with news, or that there are none.
+    heard: Mutex<Option<Instant>>,
     loose: SingleFlight,
     exact: SingleFlight,
 }
 
 impl Routing {
-    pub(crate) fn new(seeds: Vec<String>, calls_per_node: usize) -> Self {
+    pub(crate) fn new(seeds: Vec<String>, calls_per_node: usize, dialer: Dialer) -> Self {
         Self {
             seeds,
-            nodes: Nodes::new(calls_per_node),
+            nodes: Nodes::new(calls_per_node, dialer),
             map: watch::Sender::new(None),
             leaders: watch::Sender::new(Leaders::default()),
+            heard: Mutex::default(),
             loose: SingleFlight::default(),
             exact: SingleFlight::default(),
         }
@@ -69,6 +74,11 @@ impl Routing {
     /// Told of each new map.
     pub(crate) fn watch(&self) -> watch::Receiver<Option<Arc<ClusterMap>>> {
         self.map.subscribe()
+    }
+
+    /// Since a node last told the map.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.heard.lock().map(|at| at.elapsed())
     }
 
     /// The map, asked for if there is none yet.
@@ -194,6 +204,7 @@ impl Routing {
 
     /// Takes what is newer.
     fn absorb(&self, answer: GetMetadataResponse) {
+        *self.heard.lock() = Some(Instant::now());
         self.leaders.send_if_modified(|leaders| {
             // Counted, not any(): each hint is to be heard.
             answer.leaders.iter().filter(|h| leaders.heard(h.group_id, h.leader_node_id, h.term)).count() > 0
@@ -297,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn maps_only_grow_newer_and_never_change_cluster() {
-        let routing = Routing::new(vec![], 1);
+        let routing = Routing::new(vec![], 1, Dialer::default());
         for (version, cluster, want) in [(0, "", 0), (5, "a", 5), (4, "a", 5), (9, "b", 5), (6, "a", 6)] {
             routing.absorb(answer(version, cluster));
             assert_eq!(routing.version(), want, "{version} {cluster}");
@@ -306,7 +317,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_map_the_cluster_is_forming() {
-        let routing = Routing::new(vec!["127.0.0.1:1".into()], 1);
+        let routing = Routing::new(vec!["127.0.0.1:1".into()], 1, Dialer::default());
         assert_eq!(routing.map().await.unwrap_err().reason, Reason::ClusterForming);
     }
 }

@@ -16,6 +16,7 @@ use super::hedge::HedgeDelay;
 use super::merge::{Wanted, merge};
 use super::replica::call_replica;
 use crate::leader::{Effect, call_leader};
+use crate::metrics::PARTIAL;
 use crate::routing::{Collection, Routing};
 
 /// How fresh a read must be.
@@ -101,6 +102,9 @@ pub(crate) async fn search(
             Ok(hits) => partials.push(hits.into_iter()),
             Err(error) => failures.push((group, error)),
         }
+    }
+    if !failures.is_empty() {
+        PARTIAL.inc();
     }
     accept(asked, &failures, options.allow_partial)?;
     let hits = queries.iter().map(|query| {

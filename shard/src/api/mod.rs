@@ -1,5 +1,6 @@
 //! gRPC in: what coordinators and peers may ask of this node.
 
+mod access;
 mod errors;
 mod metadata;
 mod put;
@@ -9,12 +10,13 @@ mod shard;
 use std::sync::Arc;
 
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::rpc::{RpcLayer, Traces};
+use omma_common::serve::{Incoming, Security, Track};
 use omma_common::shutdown::Shutdown;
 use omma_proto::internal::v1::metadata_service_server::MetadataServiceServer;
 use omma_proto::internal::v1::shard_service_server::ShardServiceServer;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::node::Node;
 
@@ -30,7 +32,12 @@ pub enum ServeError {
 }
 
 /// Serves `node` until the shutdown has begun and the calls under way are answered.
-pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, shutdown: Shutdown) -> Result<(), ServeError> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    security: Security,
+    node: Arc<Node>,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ShardServiceServer<shard::ShardApi>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -38,17 +45,23 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, shutdown: Shut
         .build_v1()?;
     let shards = ShardServiceServer::new(shard::ShardApi { node: node.clone() });
     let metadata = MetadataServiceServer::new(metadata::MetadataApi { node: node.clone() });
+    let checked = access::ByKind { ask: !matches!(security, Security::Plain) };
+    let incoming = Incoming::over(listener, security, node.config.connections);
     Server::builder()
         // Pictures in flight fill windows quickly; the defaults are for small messages.
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(32 << 20)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        // A trace begins where a client asks, never here.
+        .layer(RpcLayer::new(Traces::Continue))
+        .layer(Track)
+        .layer(checked)
         .add_service(health_service)
         .add_service(reflection)
         .add_service(shards.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(metadata.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(raft::RaftApi::service(node.host.clone()))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.begun())
+        .serve_with_incoming_shutdown(incoming, shutdown.begun())
         .await?;
     Ok(())
 }

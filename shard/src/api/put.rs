@@ -10,6 +10,7 @@ use omma_proto::v1::new_image::Content;
 use tonic::Code;
 
 use super::errors;
+use crate::encoder::Line;
 use crate::images::ImageState;
 use crate::node::{Node, blocking};
 
@@ -23,9 +24,10 @@ pub(super) async fn prepare(
     state: &ImageState,
     target: &Target,
     images: Vec<NewImage>,
+    line: Line,
     deadline: Deadline,
 ) -> Result<Vec<Prepared>, ApiError> {
-    let prepared = join_all(images.into_iter().map(|image| record(node, state, target, image, deadline))).await;
+    let prepared = join_all(images.into_iter().map(|image| record(node, state, target, image, line, deadline))).await;
     let passing = |p: &Prepared| p.as_ref().err().is_some_and(|e| is_passing(e.reason));
     match prepared.iter().find(|p| passing(p)) {
         Some(Err(error)) => Err(error.clone()),
@@ -43,6 +45,7 @@ async fn record(
     state: &ImageState,
     target: &Target,
     image: NewImage,
+    line: Line,
     deadline: Deadline,
 ) -> Result<PutRecord, ApiError> {
     let NewImage { id, content, attributes } = image;
@@ -53,7 +56,7 @@ async fn record(
                 .map_err(|e| ApiError::bad_field(Reason::InvalidEmbedding, "embedding", e))?;
             (values, Vec::new())
         }
-        Some(Content::Picture(picture)) => embed(node, state, target, &id, picture, deadline).await?,
+        Some(Content::Picture(picture)) => embed(node, state, target, &id, picture, line, deadline).await?,
         None => return Err(errors::missing("content")),
     };
     Ok(PutRecord { id, embedding: to_bytes(&embedding), attributes, content_digest: content_digest.into() })
@@ -66,6 +69,7 @@ async fn embed(
     target: &Target,
     id: &str,
     picture: bytes::Bytes,
+    line: Line,
     deadline: Deadline,
 ) -> Result<(Vec<f32>, Vec<u8>), ApiError> {
     check_space(node, &target.vector_space_id)?;
@@ -76,7 +80,7 @@ async fn embed(
     let (digest, stored) = blocking(lookup).await;
     match stored.map_err(|e| errors::state(&e))? {
         Some(stored) if stored.content_digest == digest => Ok((stored.embedding, digest)),
-        _ => Ok((node.encoder.encode(picture, deadline).await?.embedding, digest)),
+        _ => Ok((node.encoder.encode(picture, line, deadline).await?.embedding, digest)),
     }
 }
 

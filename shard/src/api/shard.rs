@@ -1,6 +1,8 @@
 //! The shard service: writes and reads of this node's replicas.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
@@ -16,9 +18,13 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::{errors, put};
+use crate::encoder::Line;
 use crate::group::{Barrier, GroupState, Role};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
+use crate::images::digests::Mark;
+use crate::images::recall::Answered;
 use crate::images::{ImageHit, ImageState};
+use crate::metrics::{REFUSED, SEARCH_SECONDS};
 use crate::node::{Node, Shard, blocking};
 
 pub(super) struct ShardApi {
@@ -73,10 +79,14 @@ impl ShardService for ShardApi {
         // Reads atomics and locks that apply holds for moments only, but many of them.
         Ok(Response::new(blocking(move || node.status()).await))
     }
+
+    async fn get_digests(&self, request: Request<GetDigestsRequest>) -> Result<Response<GetDigestsResponse>, Status> {
+        self.call(request, "get_digests", |api, message, _| api.digests(message)).await
+    }
 }
 
 impl ShardApi {
-    /// One call: its span is a child of the caller's, its deadline is the caller's.
+    /// One call: its deadline is the caller's.
     async fn call<'a, M, T, F>(
         &'a self,
         request: Request<M>,
@@ -86,10 +96,8 @@ impl ShardApi {
     where
         F: Future<Output = Answer<T>>,
     {
-        let span = tracing::debug_span!("shard", rpc = name);
-        telemetry::link(&span, request.metadata());
         let deadline = Deadline::of(request.metadata());
-        let answer = deadline.run(name, serve(self, request.into_inner(), deadline)).instrument(span).await?;
+        let answer = deadline.run(name, serve(self, request.into_inner(), deadline)).await?;
         answer.map(Response::new).map_err(Status::from)
     }
 
@@ -107,7 +115,8 @@ impl ShardApi {
             return Err(ApiError::field("images", format!("are more than {RECORDS_PER_COMMAND}")));
         }
         let ids: Vec<String> = request.images.iter().map(|i| i.id.clone()).collect();
-        let prepared = put::prepare(&self.node, &shard.state, &target, request.images, deadline).await?;
+        let line = Line { client: request.client, urgent: false };
+        let prepared = put::prepare(&self.node, &shard.state, &target, request.images, line, deadline).await?;
         let records: Vec<PutRecord> = prepared.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
         let sent = records.len();
         let (outcome, applied_index) = match sent {
@@ -186,17 +195,29 @@ impl ShardApi {
         let (consistency, attributes) = (request.consistency, request.include_attributes);
         let barrier = barrier(consistency, request.min_applied_index);
         let queries = queries(request, target.dimension)?;
-        let applied_index = shard.replica.read_barrier(barrier, deadline).await?;
-        let turn = self.turn(deadline).await?;
+        let span = telemetry::child(|| tracing::debug_span!("read barrier", group = target.group_id));
+        let applied_index = shard.replica.read_barrier(barrier, deadline).instrument(span).await?;
+        let span = telemetry::child(|| tracing::debug_span!("wait for a turn"));
+        let turn = self.turn(deadline).instrument(span).await?;
         let uid = target.collection_uid;
+        let span = telemetry::child(|| tracing::debug_span!("search", group = target.group_id));
+        let node = self.node.clone();
         let search = move || {
             // Until the work ends: its caller may give up long before.
             let _turn = turn;
+            let _in_span = span.entered();
             let (mut hits, mut room) = (Vec::new(), Room::in_message());
             for GroupQuery { embedding, k, filter } in &queries {
                 in_time(deadline)?;
+                let begun = Instant::now();
                 let found = shard.state.search_where(uid, embedding, *k, filter.as_ref(), attributes);
-                let found = group_hits(found.map_err(|e| errors::state(&e))?);
+                let found = found.map_err(|e| errors::state(&e))?;
+                SEARCH_SECONDS.took(begun.elapsed());
+                if filter.is_none() && node.recall.wants() {
+                    let (query, hits) = (embedding.clone(), found.clone());
+                    node.recall.offer(&shard.state, Answered { uid, query, k: *k, hits, applied: applied_index });
+                }
+                let found = group_hits(found);
                 room.take(&found)?;
                 hits.push(found);
             }
@@ -207,17 +228,16 @@ impl ShardApi {
 
     /// Waits for a place among the reads that run.
     async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        static WAITING: AtomicUsize = AtomicUsize::new(0);
-        struct Waiting;
-        impl Drop for Waiting {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
             fn drop(&mut self) {
-                WAITING.fetch_sub(1, Ordering::Relaxed);
+                self.0.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        let ahead = WAITING.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting;
+        let ahead = self.node.reads_waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.node.reads_waiting);
         if ahead >= self.node.config.search_queue {
+            REFUSED.with(&["reads"]).inc();
             return Err(ApiError::new(Reason::Overloaded, format!("{ahead} reads are waiting already")));
         }
         let permit = deadline.run("a place to read", self.node.reads.clone().acquire_owned()).await?;
@@ -226,7 +246,8 @@ impl ShardApi {
 
     async fn encode(&self, request: EncodePictureRequest, deadline: Deadline) -> Answer<EncodePictureResponse> {
         put::check_space(&self.node, &request.vector_space_id)?;
-        let encoded = self.node.encoder.encode(request.picture, deadline).await?;
+        let line = Line { client: request.client, urgent: true };
+        let encoded = self.node.encoder.encode(request.picture, line, deadline).await?;
         Ok(EncodePictureResponse {
             embedding: vector::to_bytes(&encoded.embedding),
             decode_micros: encoded.decode.as_micros() as u64,
@@ -235,12 +256,20 @@ impl ShardApi {
         })
     }
 
+    async fn digests(&self, request: GetDigestsRequest) -> Answer<GetDigestsResponse> {
+        let marks = self.node.digests(request.group_id).await;
+        let marks = marks.ok_or_else(|| errors::unknown_group(request.group_id))?;
+        let mark = |m: Mark| DigestMark { applied_index: m.applied, digest: m.digest.into() };
+        Ok(GetDigestsResponse { marks: marks.into_iter().map(mark).collect() })
+    }
+
     /// Refuses writes while too much waits for the graph: searches would slow down without end.
     fn check_tail(&self, state: &ImageState, uid: u64) -> Answer<()> {
         let (tail, limit) = (state.tail(uid), self.node.config.max_tail);
         if tail <= limit {
             return Ok(());
         }
+        REFUSED.with(&["tail"]).inc();
         let message = format!("{tail} images wait for the graph and {limit} may: send more slowly");
         Err(ApiError::new(Reason::IndexBehind, message).with("tail", tail).with("limit", limit))
     }

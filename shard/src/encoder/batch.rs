@@ -1,7 +1,9 @@
 //! From bytes to vectors through two pools of threads: decoding, then inference in micro-batches across requests.
 //!
 //! A picture that waits holds a slot (how many may be in the encoder at once) and, until it is decoded, a share of the
-//! bytes that may wait. Both are taken without waiting: when there is none, the caller is told at once.
+//! bytes that may wait. Both are taken without waiting: when there is none, the last of the longest line has to go, or
+//! the caller is told at once. Decoding stays a little ahead of inference and no more, so that pictures wait in the fair
+//! lines and not behind them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,13 +13,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fast_image_resize::Resizer;
 use omma_common::deadline::Deadline;
+use omma_common::telemetry::TracePoint;
 use omma_common::vector::normalise;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::budget::Budget;
 use super::decode::{PictureLimits, decode};
 use super::error::{EncoderError, PictureError};
+use super::lines::{Line, Lines};
 use super::preprocess::Preprocessing;
 use super::queue::Queue;
+use crate::metrics::{
+    BATCH_PICTURES, DECODE_SECONDS, ENCODER_QUEUE_SECONDS, INFERENCE_SECONDS, PICTURES, PICTURES_OK, REFUSED,
+};
 
 /// Undecoded bytes that may wait, in pictures of the largest size.
 const WAITING_LARGEST_PICTURES: usize = 16;
@@ -64,6 +72,10 @@ pub(super) struct PipelineConfig {
     pub gather: Duration,
     /// Pictures that may be inside at once.
     pub queue: usize,
+    /// An urgent picture that would wait longer is refused at once.
+    pub urgent_wait: Duration,
+    /// Memory that decoding may use in all, in bytes.
+    pub decode_memory: u64,
 }
 
 /// The two pools. Dropping it stops the threads; what waits is answered with [`EncoderError::Stopped`].
@@ -75,16 +87,49 @@ pub(super) struct Pipeline {
 
 struct Shared {
     config: PipelineConfig,
-    to_decode: Queue<Undecoded>,
+    to_decode: Lines<Undecoded>,
     to_infer: Queue<Decoded>,
+    budget: Budget,
+    /// Decoded pictures that may wait for inference.
+    ahead: usize,
+    pace: Pace,
     images: AtomicU64,
     batches: AtomicU64,
+}
+
+/// How long a picture keeps each pool busy, lately: the slower pool decides how fast lines move.
+struct Pace {
+    decoders: usize,
+    workers: usize,
+    decode_nanos: AtomicU64,
+    infer_nanos: AtomicU64,
+}
+
+impl Pace {
+    fn new(decoders: usize, workers: usize) -> Self {
+        Self { decoders, workers, decode_nanos: AtomicU64::new(0), infer_nanos: AtomicU64::new(0) }
+    }
+
+    /// A moving average; that two threads may overwrite each other's share does not matter.
+    fn note(average: &AtomicU64, took: Duration) {
+        let (old, new) = (average.load(Ordering::Relaxed), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        let mixed = if old == 0 { new } else { old - old / 8 + new / 8 };
+        average.store(mixed, Ordering::Relaxed);
+    }
+
+    /// How long a picture waits that has `ahead` others before it.
+    fn wait(&self, ahead: usize) -> Duration {
+        let per = |nanos: &AtomicU64, threads: usize| nanos.load(Ordering::Relaxed) / threads.max(1) as u64;
+        let one = per(&self.decode_nanos, self.decoders).max(per(&self.infer_nanos, self.workers));
+        Duration::from_nanos(one.saturating_mul(ahead as u64))
+    }
 }
 
 /// The caller's side of a picture.
 struct Ticket {
     answer: oneshot::Sender<Result<Encoded, EncoderError>>,
     deadline: Deadline,
+    trace: TracePoint,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -129,9 +174,12 @@ impl Pipeline {
         let slots = config.queue.clamp(1, Semaphore::MAX_PERMITS);
         let decode_threads = config.decode_threads.max(1);
         let shared = Arc::new(Shared {
-            config,
-            to_decode: Queue::new(),
+            to_decode: Lines::new(),
             to_infer: Queue::new(),
+            budget: Budget::new(config.decode_memory),
+            ahead: workers.len().max(1) * config.max_batch.max(1),
+            pace: Pace::new(decode_threads, workers.len()),
+            config,
             images: AtomicU64::new(0),
             batches: AtomicU64::new(0),
         });
@@ -151,6 +199,12 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// Pictures inside, and how many may be.
+    pub(super) fn occupancy(&self) -> (usize, usize) {
+        let most = self.shared.config.queue.clamp(1, Semaphore::MAX_PERMITS);
+        (most.saturating_sub(self.slots.available_permits()), most)
+    }
+
     pub(super) fn counters(&self) -> EncoderCounters {
         EncoderCounters {
             images: self.shared.images.load(Ordering::Relaxed),
@@ -158,22 +212,51 @@ impl Pipeline {
         }
     }
 
-    pub(super) async fn encode(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
+    pub(super) async fn encode(&self, picture: Bytes, line: Line, deadline: Deadline) -> Result<Encoded, EncoderError> {
+        let encoded = self.encode_now(picture, line, deadline).await;
+        match &encoded {
+            Ok(_) => PICTURES_OK.inc(),
+            Err(EncoderError::Overloaded) => REFUSED.with(&["encoder"]).inc(),
+            Err(EncoderError::Picture(_)) => PICTURES.with(&["picture"]).inc(),
+            Err(EncoderError::DeadlineExceeded) => PICTURES.with(&["late"]).inc(),
+            Err(_) => PICTURES.with(&["failed"]).inc(),
+        }
+        encoded
+    }
+
+    async fn encode_now(&self, picture: Bytes, line: Line, deadline: Deadline) -> Result<Encoded, EncoderError> {
         self.shared.config.limits.check_bytes(&picture)?;
         if deadline.passed() {
             return Err(EncoderError::DeadlineExceeded);
         }
-        let overloaded = |_| EncoderError::Overloaded;
-        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(overloaded)?;
+        if line.urgent && self.shared.pace.wait(self.shared.to_decode.ahead(line)) > self.shared.config.urgent_wait {
+            return Err(EncoderError::Overloaded);
+        }
+        let slot = self.share(&self.slots, 1, line)?;
         let permits = u32::try_from(picture.len().div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
-        let bytes = Arc::clone(&self.waiting_bytes).try_acquire_many_owned(permits).map_err(overloaded)?;
+        let bytes = self.share(&self.waiting_bytes, permits, line)?;
         let (answer, answered) = oneshot::channel();
-        let ticket = Ticket { answer, deadline, _slot: slot };
-        self.shared.to_decode.push(Undecoded { picture, ticket, since: Instant::now(), _bytes: bytes });
+        let ticket = Ticket { answer, deadline, trace: TracePoint::here(), _slot: slot };
+        self.shared.to_decode.push(line, Undecoded { picture, ticket, since: Instant::now(), _bytes: bytes });
         match tokio::time::timeout_at(deadline.instant(), answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(EncoderError::Stopped),
             Err(_) => Err(EncoderError::DeadlineExceeded),
+        }
+    }
+}
+
+impl Pipeline {
+    /// Permits for a picture of `line`; those of longer lines are taken back for it.
+    fn share(&self, of: &Arc<Semaphore>, permits: u32, line: Line) -> Result<OwnedSemaphorePermit, EncoderError> {
+        loop {
+            if let Ok(taken) = Arc::clone(of).try_acquire_many_owned(permits) {
+                return Ok(taken);
+            }
+            let Some(Undecoded { ticket, .. }) = self.shared.to_decode.shed(line) else {
+                return Err(EncoderError::Overloaded);
+            };
+            ticket.answer(Err(EncoderError::Overloaded));
         }
     }
 }
@@ -188,24 +271,32 @@ impl Drop for Pipeline {
 impl Shared {
     fn decode_loop(&self) {
         let mut resizer = Resizer::new();
-        while let Some(batch) = self.to_decode.pop(1, Duration::ZERO) {
-            for Undecoded { picture, ticket, since, _bytes } in batch {
-                let Some(ticket) = ticket.wanted() else { continue };
-                let queue = since.elapsed();
-                let start = Instant::now();
-                match self.prepare(&picture, &mut resizer) {
-                    Ok(numbers) => {
-                        let decode = start.elapsed();
-                        self.to_infer.push(Decoded { numbers, ticket, since: Instant::now(), decode, queue });
-                    }
-                    Err(error) => ticket.answer(Err(error.into())),
+        while let Some(Undecoded { picture, ticket, since, _bytes }) = self.to_decode.pop() {
+            let Some(ticket) = ticket.wanted() else { continue };
+            let start = Instant::now();
+            let queue = start - since;
+            ticket.trace.interval("decode queue", since, start, &[]);
+            let prepared = self.prepare(&picture, &mut resizer, ticket.deadline);
+            let end = Instant::now();
+            let decode = end - start;
+            ticket.trace.interval("decode", start, end, &[]);
+            Pace::note(&self.pace.decode_nanos, decode);
+            match prepared {
+                Ok(numbers) => {
+                    DECODE_SECONDS.took(decode);
+                    self.to_infer.push(Decoded { numbers, ticket, since: end, decode, queue }, self.ahead);
                 }
+                Err(error) => ticket.answer(Err(error.into())),
             }
         }
     }
 
-    fn prepare(&self, picture: &[u8], resizer: &mut Resizer) -> Result<Vec<f32>, PictureError> {
-        let pixels = decode(picture, &self.config.limits)?;
+    fn prepare(&self, picture: &[u8], resizer: &mut Resizer, deadline: Deadline) -> Result<Vec<f32>, PictureError> {
+        let mut share = None;
+        let pixels = decode(picture, &self.config.limits, &mut |bytes| {
+            share = self.budget.take(bytes, deadline);
+            share.is_some()
+        })?;
         let failed = |reason| PictureError::Damaged { format: "decoded", reason };
         let prepared = catch_unwind(AssertUnwindSafe(|| self.config.preprocessing.apply(&pixels, resizer)));
         prepared.unwrap_or_else(|_| Err("the resizer gave up".into())).map_err(|reason| {
@@ -237,7 +328,9 @@ impl Shared {
                 true => Ok(vectors),
                 false => Err(format!("{} vectors for {} pictures", vectors.len(), batch.len())),
             });
-        let inference = start.elapsed();
+        let end = Instant::now();
+        let inference = end - start;
+        Pace::note(&self.pace.infer_nanos, inference / u32::try_from(batch.len()).unwrap_or(1).max(1));
         let vectors = match result {
             Ok(vectors) => vectors,
             Err(problem) => {
@@ -247,8 +340,14 @@ impl Shared {
         };
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.images.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        INFERENCE_SECONDS.took(inference);
+        BATCH_PICTURES.observe(batch.len() as f64);
+        let pictures = batch.len() as i64;
         for (job, mut embedding) in batch.into_iter().zip(vectors) {
             let queue = job.queue + start.saturating_duration_since(job.since);
+            ENCODER_QUEUE_SECONDS.took(queue);
+            job.ticket.trace.interval("inference queue", job.since, start, &[]);
+            job.ticket.trace.interval("inference", start, end, &[("pictures", pictures)]);
             let checked = normalise(&mut embedding, self.config.dimension).map_err(EncoderError::from);
             job.ticket.answer(checked.map(|()| Encoded { embedding, decode: job.decode, queue, inference }));
         }

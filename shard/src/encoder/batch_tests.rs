@@ -48,6 +48,8 @@ fn config() -> PipelineConfig {
         max_batch: 4,
         gather: Duration::ZERO,
         queue: 64,
+        urgent_wait: Duration::from_secs(10),
+        decode_memory: 1 << 20,
     }
 }
 
@@ -74,7 +76,7 @@ async fn each_caller_gets_the_vector_of_its_own_picture() {
     for gray in 1..=50u8 {
         let pipeline = Arc::clone(&pipeline);
         calls.spawn(async move {
-            let encoded = pipeline.encode(picture(gray), soon()).await.unwrap();
+            let encoded = pipeline.encode(picture(gray), Line::COMMON, soon()).await.unwrap();
             let length = f32::hypot(gray.into(), 1.0);
             assert!((encoded.embedding[0] - f32::from(gray) / length).abs() < 1e-6, "{gray}: {encoded:?}");
         });
@@ -93,14 +95,14 @@ async fn a_full_queue_is_told_at_once_and_recovers() {
     let mut calls = JoinSet::new();
     for _ in 0..2 {
         let pipeline = Arc::clone(&pipeline);
-        calls.spawn(async move { pipeline.encode(picture(9), soon()).await });
+        calls.spawn(async move { pipeline.encode(picture(9), Line::COMMON, soon()).await });
     }
     tokio::time::sleep(Duration::from_millis(30)).await;
     let start = Instant::now();
-    assert!(matches!(pipeline.encode(picture(9), soon()).await, Err(EncoderError::Overloaded)));
+    assert!(matches!(pipeline.encode(picture(9), Line::COMMON, soon()).await, Err(EncoderError::Overloaded)));
     assert!(start.elapsed() < Duration::from_millis(100));
     assert!(calls.join_all().await.iter().all(Result::is_ok));
-    assert!(pipeline.encode(picture(9), soon()).await.is_ok());
+    assert!(pipeline.encode(picture(9), Line::COMMON, soon()).await.is_ok());
 }
 
 #[tokio::test]
@@ -113,9 +115,9 @@ async fn waiting_bytes_are_bounded_too() {
     let held = pipeline.waiting_bytes.available_permits();
     assert_eq!(held, (16 * bytes).div_ceil(1024));
     let all = Arc::clone(&pipeline.waiting_bytes).try_acquire_many_owned(held as u32).unwrap();
-    assert!(matches!(pipeline.encode(picture(1), soon()).await, Err(EncoderError::Overloaded)));
+    assert!(matches!(pipeline.encode(picture(1), Line::COMMON, soon()).await, Err(EncoderError::Overloaded)));
     drop(all);
-    assert!(pipeline.encode(picture(1), soon()).await.is_ok());
+    assert!(pipeline.encode(picture(1), Line::COMMON, soon()).await.is_ok());
 }
 
 #[tokio::test]
@@ -125,29 +127,31 @@ async fn what_nobody_waits_for_is_not_run() {
     let pipeline = pipeline(PipelineConfig { max_batch: 1, ..config() }, vec![Box::new(worker)]);
     let first = {
         let pipeline = Arc::clone(&pipeline);
-        tokio::spawn(async move { pipeline.encode(picture(1), soon()).await })
+        tokio::spawn(async move { pipeline.encode(picture(1), Line::COMMON, soon()).await })
     };
     tokio::time::sleep(Duration::from_millis(30)).await;
     // Both wait behind the first: one runs out of time, the other's caller goes away.
-    let late = pipeline.encode(picture(2), Deadline::after(Duration::from_millis(20))).await;
+    let late = pipeline.encode(picture(2), Line::COMMON, Deadline::after(Duration::from_millis(20))).await;
     assert!(matches!(late, Err(EncoderError::DeadlineExceeded)));
-    let gone = tokio::time::timeout(Duration::from_millis(20), pipeline.encode(picture(3), soon())).await;
+    let gone = tokio::time::timeout(Duration::from_millis(20), pipeline.encode(picture(3), Line::COMMON, soon())).await;
     assert!(gone.is_err());
     assert!(first.await.unwrap().is_ok());
-    assert!(pipeline.encode(picture(4), soon()).await.is_ok());
+    assert!(pipeline.encode(picture(4), Line::COMMON, soon()).await.is_ok());
     assert_eq!(batches.lock().len(), 2, "the first and the last");
     let passed = Deadline::after(Duration::ZERO);
-    assert!(matches!(pipeline.encode(picture(5), passed).await, Err(EncoderError::DeadlineExceeded)));
+    assert!(matches!(pipeline.encode(picture(5), Line::COMMON, passed).await, Err(EncoderError::DeadlineExceeded)));
 }
 
 #[tokio::test]
 async fn bad_pictures_and_bad_models_cost_one_error() {
     let pipeline_of = |run| pipeline(config(), vec![Box::new(Broken(run))]);
-    let run = |pipeline: Arc<Pipeline>, bytes: Bytes| async move { pipeline.encode(bytes, soon()).await.unwrap_err() };
+    let run = |pipeline: Arc<Pipeline>, bytes: Bytes| async move {
+        pipeline.encode(bytes, Line::COMMON, soon()).await.unwrap_err()
+    };
     let good = pipeline(config(), vec![Box::new(Mean::default())]);
     let error = run(Arc::clone(&good), Bytes::from_static(b"no picture")).await;
     assert!(matches!(error, EncoderError::Picture(PictureError::UnknownFormat)), "{error}");
-    assert!(good.encode(picture(1), soon()).await.is_ok());
+    assert!(good.encode(picture(1), Line::COMMON, soon()).await.is_ok());
 
     let nan = run(pipeline_of(|| Ok(vec![vec![f32::NAN, 1.0]])), picture(1)).await;
     assert!(matches!(nan, EncoderError::Output(_)), "{nan}");
@@ -167,7 +171,7 @@ async fn stopping_answers_those_who_wait() {
     let calls: Vec<_> = (0..3)
         .map(|_| {
             let pipeline = Arc::clone(&pipeline);
-            tokio::spawn(async move { pipeline.encode(picture(1), soon()).await })
+            tokio::spawn(async move { pipeline.encode(picture(1), Line::COMMON, soon()).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(30)).await;
@@ -178,4 +182,49 @@ async fn stopping_answers_those_who_wait() {
         stopped += usize::from(matches!(call.await.unwrap(), Err(EncoderError::Stopped)));
     }
     assert_eq!(stopped, 2, "all but the one that was running");
+}
+
+#[tokio::test]
+async fn a_flood_of_one_client_leaves_room_for_another() {
+    let worker = Mean { pause: Duration::from_millis(20), ..Mean::default() };
+    let config = PipelineConfig { queue: 16, max_batch: 1, decode_threads: 1, ..config() };
+    let pipeline = pipeline(config, vec![Box::new(worker)]);
+    let (flood, polite) = (Line { client: 1, urgent: true }, Line { client: 2, urgent: true });
+    let mut calls = JoinSet::new();
+    for _ in 0..16 {
+        let pipeline = Arc::clone(&pipeline);
+        calls.spawn(async move { pipeline.encode(picture(1), flood, soon()).await });
+    }
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let start = Instant::now();
+    for _ in 0..3 {
+        assert!(pipeline.encode(picture(2), polite, soon()).await.is_ok());
+    }
+    // In turn with the flood, not behind it.
+    assert!(start.elapsed() < Duration::from_millis(240), "{:?}", start.elapsed());
+    let lost = calls.join_all().await.iter().filter(|call| matches!(call, Err(EncoderError::Overloaded))).count();
+    assert!(lost <= 3, "{lost} of the flood had to go");
+}
+
+#[tokio::test]
+async fn a_query_that_would_wait_too_long_is_told_at_once() {
+    let worker = Mean { pause: Duration::from_millis(50), ..Mean::default() };
+    let urgent_wait = Duration::from_millis(120);
+    let config = PipelineConfig { max_batch: 1, decode_threads: 1, urgent_wait, ..config() };
+    let pipeline = pipeline(config, vec![Box::new(worker)]);
+    let (query, write) = (Line { client: 1, urgent: true }, Line { client: 1, urgent: false });
+    assert!(pipeline.encode(picture(1), query, soon()).await.is_ok());
+    let mut calls = JoinSet::new();
+    for _ in 0..12 {
+        let pipeline = Arc::clone(&pipeline);
+        calls.spawn(async move { pipeline.encode(picture(1), query, soon()).await });
+    }
+    let refused = calls.join_all().await.iter().filter(|call| matches!(call, Err(EncoderError::Overloaded))).count();
+    assert!((4..=10).contains(&refused), "{refused}");
+    let mut calls = JoinSet::new();
+    for _ in 0..6 {
+        let pipeline = Arc::clone(&pipeline);
+        calls.spawn(async move { pipeline.encode(picture(1), write, soon()).await });
+    }
+    assert!(calls.join_all().await.iter().all(Result::is_ok), "writes wait");
 }

@@ -57,16 +57,19 @@ impl PictureLimits {
     }
 }
 
+/// Asked with the bytes that a picture will need, before they are used; `false`: they are not there.
+pub(super) type Room<'a> = &'a mut dyn FnMut(u64) -> bool;
+
 /// Decodes `picture`, whatever its name was. A panic in a decoder is the picture's fault and costs one error.
-pub(super) fn decode(picture: &[u8], limits: &PictureLimits) -> Result<RgbImage, PictureError> {
+pub(super) fn decode(picture: &[u8], limits: &PictureLimits, room: Room<'_>) -> Result<RgbImage, PictureError> {
     limits.check_bytes(picture)?;
     let format = sniff(picture)?;
     // Unwind safety: what the closure borrows is read only, what it builds is lost in a panic.
-    catch_unwind(AssertUnwindSafe(|| decode_as(format, picture, limits)))
+    catch_unwind(AssertUnwindSafe(|| decode_as(format, picture, limits, room)))
         .unwrap_or_else(|_| Err(damaged(format, "its decoder gave up".into())))
 }
 
-fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits) -> Result<RgbImage, PictureError> {
+fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits, room: Room<'_>) -> Result<RgbImage, PictureError> {
     let reader = Cursor::new(picture);
     let error = |e| from_image(format, e);
     match format {
@@ -74,26 +77,37 @@ fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits) -> Result<R
             if !jpeg_has_end(picture) {
                 return Err(damaged(format, "it ends before its end marker".into()));
             }
-            pixels(format, jpeg::JpegDecoder::new(reader).map_err(error)?, limits)
+            pixels(format, jpeg::JpegDecoder::new(reader).map_err(error)?, limits, room)
         }
         Format::Png => {
             // Only metadata and rows count against this limit: a bomb in a text or profile chunk is not inflated.
             let mut small = Limits::no_limits();
             small.max_alloc = Some(WORKING_MEMORY);
-            pixels(format, png::PngDecoder::with_limits(reader, small).map_err(error)?, limits)
+            pixels(format, png::PngDecoder::with_limits(reader, small).map_err(error)?, limits, room)
         }
-        Format::Gif => pixels(format, gif::GifDecoder::new(reader).map_err(error)?, limits),
-        Format::WebP => pixels(format, webp::WebPDecoder::new(reader).map_err(error)?, limits),
-        Format::Bmp => pixels(format, bmp::BmpDecoder::new(reader).map_err(error)?, limits),
-        Format::Tiff => pixels(format, tiff::TiffDecoder::new(reader).map_err(error)?, limits),
+        Format::Gif => pixels(format, gif::GifDecoder::new(reader).map_err(error)?, limits, room),
+        Format::WebP => pixels(format, webp::WebPDecoder::new(reader).map_err(error)?, limits, room),
+        Format::Bmp => pixels(format, bmp::BmpDecoder::new(reader).map_err(error)?, limits, room),
+        Format::Tiff => pixels(format, tiff::TiffDecoder::new(reader).map_err(error)?, limits, room),
     }
 }
 
 /// The rest, once the header is read.
-fn pixels(format: Format, mut decoder: impl ImageDecoder, limits: &PictureLimits) -> Result<RgbImage, PictureError> {
+fn pixels(
+    format: Format,
+    mut decoder: impl ImageDecoder,
+    limits: &PictureLimits,
+    room: Room<'_>,
+) -> Result<RgbImage, PictureError> {
     limits.check_pixels(format, decoder.dimensions())?;
     let error = |e| from_image(format, e);
     limits.memory().reserve(decoder.total_bytes()).map_err(error)?;
+    let (width, height) = decoder.dimensions();
+    // As decoded, and once more as RGB: converted or turned upright.
+    let rgb = u64::from(width) * u64::from(height) * 3;
+    if !room(decoder.total_bytes().saturating_add(rgb)) {
+        return Err(PictureError::NoRoom);
+    }
     // The whole of it: the TIFF decoder subtracts its pixels itself.
     decoder.set_limits(limits.memory()).map_err(error)?;
     // A broken orientation is no reason to refuse the picture.
@@ -158,6 +172,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decode(picture: &[u8], limits: &PictureLimits) -> Result<RgbImage, PictureError> {
+        super::decode(picture, limits, &mut |_| true)
+    }
 
     const LIMITS: PictureLimits = PictureLimits { bytes: 1 << 20, pixels: 10_000 };
 
@@ -235,5 +253,20 @@ mod tests {
                 prop_assert!(u64::from(image.width()) * u64::from(image.height()) <= LIMITS.pixels);
             }
         }
+    }
+
+    #[test]
+    fn memory_is_asked_for_before_pixels_are_decoded() {
+        let mut asked = Vec::new();
+        let picture = encoded(sample(40, 30), ImageFormat::Png);
+        let refused = super::decode(&picture, &LIMITS, &mut |bytes| {
+            asked.push(bytes);
+            false
+        });
+        assert_eq!((refused, asked), (Err(PictureError::NoRoom), vec![40 * 30 * 6]));
+        // Nothing is asked for a picture that is refused anyway.
+        let large = encoded(sample(200, 100), ImageFormat::Png);
+        let refused = super::decode(&large, &LIMITS, &mut |_| panic!("asked"));
+        assert!(matches!(refused, Err(PictureError::TooManyPixels { .. })));
     }
 }

@@ -6,7 +6,7 @@ use omma_common::vector::InvalidVector;
 use super::model::ModelError;
 use super::runtime::RuntimeError;
 
-/// Why a picture has no embedding: its own fault.
+/// Why a picture has no embedding: its own fault, but for the last.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PictureError {
     /// Zero bytes.
@@ -63,6 +63,9 @@ pub enum PictureError {
         /// As the decoder says it.
         reason: String,
     },
+    /// Other pictures use the memory that decoding may use.
+    #[error("the memory for decoding is in use by other pictures; try again")]
+    NoRoom,
 }
 
 /// Why there is no embedding, or no encoder at all.
@@ -71,8 +74,8 @@ pub enum EncoderError {
     /// The picture cannot be used.
     #[error(transparent)]
     Picture(#[from] PictureError),
-    /// As many pictures wait as may.
-    #[error("the encoder's queue is full")]
+    /// As many pictures wait as may, or longer than they should.
+    #[error("too many pictures wait for the encoder")]
     Overloaded,
     /// The caller's time ran out.
     #[error("the picture was not encoded before the deadline")]
@@ -118,6 +121,7 @@ impl From<EncoderError> for ApiError {
                 | PictureError::TooManyPixels { .. }
                 | PictureError::TooLong { .. }
                 | PictureError::TooMuchMemory { .. } => Reason::PictureTooLarge,
+                PictureError::NoRoom => Reason::Overloaded,
             },
             EncoderError::Overloaded => Reason::Overloaded,
             EncoderError::DeadlineExceeded => Reason::DeadlineExceeded,

@@ -11,11 +11,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use omma_common::deadline::Deadline;
 use omma_common::limits::{DEFAULT_MAX_PICTURE_BYTES, DEFAULT_MAX_PICTURE_PIXELS};
+use omma_common::telemetry;
+use tracing::Instrument;
 
 mod batch;
+mod budget;
 mod decode;
 mod device;
 mod error;
+mod lines;
 mod model;
 mod preprocess;
 mod preprocessor_config;
@@ -28,6 +32,7 @@ mod sniff;
 pub use batch::{Encoded, EncoderCounters};
 pub use device::{Device, InvalidDevice};
 pub use error::{EncoderError, PictureError};
+pub use lines::Line;
 pub use model::{ModelError, ModelSource};
 pub use runtime::{RuntimeError, Tried};
 
@@ -62,6 +67,10 @@ pub struct EncoderConfig {
     pub max_batch: usize,
     /// Pictures that may be waiting or worked on at once; more are refused.
     pub queue: usize,
+    /// A query's picture that would wait longer than this is refused at once.
+    pub urgent_wait: Duration,
+    /// Memory that decoding may use in all, in bytes.
+    pub decode_memory: u64,
 }
 
 impl Default for EncoderConfig {
@@ -76,6 +85,8 @@ impl Default for EncoderConfig {
             workers: 0,
             max_batch: 0,
             queue: 256,
+            urgent_wait: Duration::from_millis(500),
+            decode_memory: 1 << 30,
         }
     }
 }
@@ -130,6 +141,8 @@ impl Encoder {
             max_batch,
             gather: if on_gpu { CUDA_GATHER } else { Duration::ZERO },
             queue: config.queue,
+            urgent_wait: config.urgent_wait,
+            decode_memory: config.decode_memory,
         };
         let info = EncoderInfo {
             model: model.name,
@@ -153,18 +166,25 @@ impl Encoder {
         &self.0.info
     }
 
+    /// Pictures that wait or are worked on, and how many may.
+    pub fn occupancy(&self) -> (usize, usize) {
+        self.0.pipeline.occupancy()
+    }
+
     /// What it did so far.
     pub fn counters(&self) -> EncoderCounters {
         self.0.pipeline.counters()
     }
 
-    /// The embedding of `picture`, whose format is told from its bytes. Dropping the future gives the work up.
+    /// The embedding of `picture`, whose format is told from its bytes. It waits in `line`. Dropping the future gives
+    /// the work up.
     ///
     /// # Errors
-    /// [`EncoderError::Picture`] if the picture is at fault; [`EncoderError::Overloaded`], at once, if too many wait;
-    /// [`EncoderError::DeadlineExceeded`] when `deadline` passes.
-    pub async fn encode(&self, picture: Bytes, deadline: Deadline) -> Result<Encoded, EncoderError> {
-        self.0.pipeline.encode(picture, deadline).await
+    /// [`EncoderError::Picture`] if the picture is at fault; [`EncoderError::Overloaded`] if too many wait, most often
+    /// at once, but also when others' turn comes first; [`EncoderError::DeadlineExceeded`] when `deadline` passes.
+    pub async fn encode(&self, picture: Bytes, line: Line, deadline: Deadline) -> Result<Encoded, EncoderError> {
+        let span = telemetry::child(|| tracing::debug_span!("encode", bytes = picture.len()));
+        self.0.pipeline.encode(picture, line, deadline).instrument(span).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! A queue between threads that is popped in batches.
 //!
-//! It has no bound of its own: each entry carries a permit of the encoder's semaphore, which is the bound.
+//! Whoever adds to it waits while it is full.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,6 +10,8 @@ use parking_lot::{Condvar, Mutex};
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
+    /// Told when entries were taken.
+    taken: Condvar,
 }
 
 struct State<T> {
@@ -19,12 +21,17 @@ struct State<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State { waiting: VecDeque::new(), closed: false }), changed: Condvar::new() }
+        Self {
+            state: Mutex::new(State { waiting: VecDeque::new(), closed: false }),
+            changed: Condvar::new(),
+            taken: Condvar::new(),
+        }
     }
 
-    /// Adds `entry`; drops it if the queue is closed.
-    pub(super) fn push(&self, entry: T) {
+    /// Adds `entry`, once fewer than `most` wait; drops it if the queue is closed.
+    pub(super) fn push(&self, entry: T, most: usize) {
         let mut state = self.state.lock();
+        self.taken.wait_while(&mut state, |s| s.waiting.len() >= most && !s.closed);
         if !state.closed {
             state.waiting.push_back(entry);
             self.changed.notify_one();
@@ -47,6 +54,7 @@ impl<T> Queue<T> {
         }
         let take = state.waiting.len().min(most);
         let batch = state.waiting.drain(..take).collect();
+        self.taken.notify_all();
         if !state.waiting.is_empty() {
             // While this one gathered it may have swallowed the wake-up that was meant for another.
             self.changed.notify_one();
@@ -62,6 +70,7 @@ impl<T> Queue<T> {
             std::mem::take(&mut state.waiting)
         };
         self.changed.notify_all();
+        self.taken.notify_all();
         drop(dropped);
     }
 }
@@ -75,13 +84,31 @@ mod tests {
     #[test]
     fn takes_what_waits_up_to_the_most() {
         let queue = Queue::new();
-        (0..5).for_each(|n| queue.push(n));
+        (0..5).for_each(|n| queue.push(n, 2000));
         assert_eq!(queue.pop(3, Duration::ZERO), Some(vec![0, 1, 2]));
         assert_eq!(queue.pop(3, Duration::ZERO), Some(vec![3, 4]));
-        queue.push(5);
+        queue.push(5, 2000);
         queue.close();
-        queue.push(6);
+        queue.push(6, 2000);
         assert_eq!(queue.pop(1, Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_full_queue_lets_nobody_add() {
+        let queue = Arc::new(Queue::new());
+        queue.push(1, 1);
+        let other = Arc::clone(&queue);
+        let adding = std::thread::spawn(move || other.push(2, 1));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!adding.is_finished());
+        assert_eq!(queue.pop(9, Duration::ZERO), Some(vec![1]));
+        adding.join().unwrap();
+        assert_eq!(queue.pop(9, Duration::ZERO), Some(vec![2]));
+        queue.push(3, 1);
+        let other = Arc::clone(&queue);
+        let adding = std::thread::spawn(move || other.push(4, 1));
+        queue.close();
+        adding.join().unwrap();
     }
 
     #[test]
@@ -89,8 +116,8 @@ mod tests {
         let queue = Arc::new(Queue::new());
         let other = Arc::clone(&queue);
         let thread = std::thread::spawn(move || other.pop(2, Duration::from_secs(20)));
-        queue.push(1);
-        queue.push(2);
+        queue.push(1, 2000);
+        queue.push(2, 2000);
         let start = Instant::now();
         assert_eq!(thread.join().unwrap(), Some(vec![1, 2]));
         assert!(start.elapsed() < Duration::from_secs(10));
@@ -112,7 +139,7 @@ mod tests {
                 })
             })
             .collect();
-        (0..1000).for_each(|n| queue.push(n));
+        (0..1000).for_each(|n| queue.push(n, 2000));
         let mut all: Vec<i32> = takers.into_iter().flat_map(|t| t.join().unwrap()).collect();
         all.sort_unstable();
         assert_eq!(all, (0..1000).collect::<Vec<_>>());

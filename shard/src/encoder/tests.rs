@@ -38,7 +38,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 
 #[tokio::test]
 async fn the_same_picture_is_near_and_another_is_not() {
-    let encode = |bytes| async { encoder().encode(bytes, deadline()).await.unwrap().embedding };
+    let encode = |bytes| async { encoder().encode(bytes, Line::COMMON, deadline()).await.unwrap().embedding };
     let png = encode(picture(1, ImageFormat::Png)).await;
     assert_eq!(png.len(), 1280);
     assert!((cosine(&png, &png) - 1.0).abs() < 1e-5);
@@ -128,7 +128,7 @@ async fn outputs_are_read_as_their_kind_asks() {
     {
         let encoder = start(graph).unwrap();
         assert_eq!(encoder.info().dimension, dimension, "{graph}");
-        let embedding = encoder.encode(eight(), deadline()).await.unwrap().embedding;
+        let embedding = encoder.encode(eight(), Line::COMMON, deadline()).await.unwrap().embedding;
         assert!((embedding[0] - first_of_red).abs() < 1e-4, "{graph}: {embedding:?}");
     }
 }
@@ -149,6 +149,6 @@ fn models_that_cannot_be_used_say_why() {
 
 #[tokio::test]
 async fn an_infinite_output_is_an_error() {
-    let error = start("infinite.onnx").unwrap().encode(eight(), deadline()).await.unwrap_err();
+    let error = start("infinite.onnx").unwrap().encode(eight(), Line::COMMON, deadline()).await.unwrap_err();
     assert!(matches!(error, EncoderError::Output(_)), "{error}");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use omma_common::ids::{GroupId, NodeId};
+use omma_common::tls::Dialer;
 use openraft::RaftLogReader;
 use parking_lot::Mutex;
 
@@ -48,6 +49,7 @@ impl GroupHost {
         node_id: NodeId,
         timings: RaftTimings,
         addresses: AddressBook,
+        dialer: Dialer,
     ) -> Result<Arc<Self>, GroupError> {
         timings.config(0)?;
         let (raft, spool) = (data_dir.join("raft"), data_dir.join("spool"));
@@ -64,7 +66,7 @@ impl GroupHost {
             node: node_id,
             spool,
             timings,
-            peers: Arc::new(Peers::new(addresses)),
+            peers: Arc::new(Peers::new(addresses, dialer)),
             log: LogDb::open(&raft)?,
             replicas: Mutex::default(),
         }))
@@ -147,6 +149,11 @@ impl GroupHost {
     /// What the logs cost so far.
     pub fn log_counters(&self) -> LogCounters {
         self.log.counters()
+    }
+
+    /// Operations that wait for the logs' writer, and how many may.
+    pub fn log_queue(&self) -> (usize, usize) {
+        (self.log.waiting(), super::log_writer::QUEUE)
     }
 
     /// Stops one replica and flushes its state; its log and votes stay, so that it can be started again. Does nothing

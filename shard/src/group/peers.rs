@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use omma_common::ids::NodeId;
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::tls::{Dialer, InvalidAddress};
 use omma_proto::internal::v1::raft_service_client::RaftServiceClient;
 use parking_lot::{Mutex, RwLock};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A silent connection is tested this often, …
@@ -56,12 +57,13 @@ pub(super) struct Peer {
 #[derive(Default)]
 pub(super) struct Peers {
     addresses: AddressBook,
+    dialer: Dialer,
     known: Mutex<HashMap<NodeId, Peer>>,
 }
 
 impl Peers {
-    pub(super) fn new(addresses: AddressBook) -> Self {
-        Self { addresses, known: Mutex::default() }
+    pub(super) fn new(addresses: AddressBook, dialer: Dialer) -> Self {
+        Self { addresses, dialer, known: Mutex::default() }
     }
 
     /// The address of `node`: the book's, or else the membership's.
@@ -70,28 +72,28 @@ impl Peers {
     }
 
     /// Connections to `node`. They are replaced when its address changes.
-    pub(super) fn get(&self, node: NodeId, in_membership: &str) -> Result<Peer, tonic::transport::Error> {
+    pub(super) fn get(&self, node: NodeId, in_membership: &str) -> Result<Peer, InvalidAddress> {
         let address = self.address(node, in_membership);
         let mut known = self.known.lock();
         if let Some(peer) = known.get(&node).filter(|peer| peer.address == address) {
             return Ok(peer.clone());
         }
-        let peer = Peer { bulk: connect(&address)?, quick: connect(&address)?, address };
+        let peer = Peer { bulk: connect(&self.dialer, &address)?, quick: connect(&self.dialer, &address)?, address };
         known.insert(node, peer.clone());
         Ok(peer)
     }
 }
 
-fn connect(address: &str) -> Result<Client, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+fn connect(dialer: &Dialer, address: &str) -> Result<Client, InvalidAddress> {
+    let endpoint = dialer
+        .endpoint(address)?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    Ok(RaftServiceClient::new(endpoint.connect_lazy())
+    Ok(RaftServiceClient::new(endpoint.connect_with_connector_lazy(dialer.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
@@ -103,7 +105,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_address_makes_new_connections() {
         let book = AddressBook::default();
-        let peers = Peers::new(book.clone());
+        let peers = Peers::new(book.clone(), Dialer::default());
         assert_eq!(peers.get(1, "localhost:1").unwrap().address, "localhost:1");
         book.set(1, "localhost:2");
         assert_eq!(peers.get(1, "localhost:1").unwrap().address, "localhost:2");

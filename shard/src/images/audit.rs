@@ -1,5 +1,5 @@
-//! Looking, while there is nothing else to do, whether a graph still finds all that it holds: later inserts relink it
-//! and can cut an old embedding off.
+//! Looking whether a graph still finds all that it holds: later inserts relink it and can cut an old embedding off. Of
+//! 100,000 random directions in 512 dimensions, the worst case, about one in a thousand; of photos, none were seen.
 
 use super::collection::Collection;
 use super::keys::RecordKey;
@@ -7,8 +7,7 @@ use super::open::Contents;
 use super::records::embeddings_from;
 use crate::group::state_machine::StateError;
 
-/// Records per step. A step comes at most with every idle round of maintenance, so an audit takes about a tenth of a
-/// core while it lasts.
+/// Records per step.
 const STEP: usize = 16;
 
 /// How far an audit of one graph has come.
@@ -47,7 +46,11 @@ pub(super) fn step(contents: &Contents, collection: &Collection, watermark: Reco
     }
     let lost = collection.index.audit(records.into_iter())?;
     if lost > 0 {
-        tracing::info!(collection_uid = collection.uid, lost, "a graph had lost images; they are searched exactly now");
+        tracing::debug!(
+            collection_uid = collection.uid,
+            lost,
+            "a graph had lost images; they are searched exactly now"
+        );
     }
     Ok(true)
 }

@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::audit::Audit;
 use super::checkpoint::Covered;
+use super::digest::Digest;
 use crate::attributes::AttributeIndex;
 use crate::group::state_machine::StateError;
 use crate::index::{IndexConfig, IndexError, LiveIndex, Storage};
@@ -96,6 +97,17 @@ impl Collections {
 
     pub(super) fn all_stored(&self) -> Vec<StoredCollection> {
         self.entries.read().values().map(|e| e.stored.clone()).collect()
+    }
+
+    /// The digest of all records, as it will be when `changed` replaces what is here.
+    pub(super) fn digest(&self, changed: &HashMap<u64, StoredCollection>) -> Digest {
+        let mut digest = Digest::default();
+        let entries = self.entries.read();
+        let unchanged = entries.values().map(|e| &e.stored).filter(|stored| !changed.contains_key(&stored.uid));
+        for stored in unchanged.chain(changed.values()).filter(|stored| !stored.dropped) {
+            digest += Digest::from_bytes(&stored.digest);
+        }
+        digest
     }
 
     /// The collection to put into; made if it is new.

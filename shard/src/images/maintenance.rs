@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::collection::Collection;
 use super::keys;
@@ -13,12 +13,16 @@ use super::state::Inner;
 use super::{audit, checkpoint};
 use crate::attributes;
 use crate::group::state_machine::StateError;
+use crate::metrics::{CHECKPOINT_SECONDS, REBUILDS};
 use crate::store::Batch;
 
 /// Images moved before the thread looks at the next collection.
 const DRAIN: usize = 256;
 /// Wait when there was nothing to do. The tail is searched exactly meanwhile, so nobody sees this.
 const IDLE: Duration = Duration::from_millis(50);
+/// How long graphs are audited at a stretch when there is nothing else to do, and the wait after it: half of a core, for
+/// as long as there is something that was not audited since its graph has changed.
+const AUDIT: Duration = Duration::from_millis(20);
 /// Wait after a failure, so that a full disk is not hammered.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
@@ -36,8 +40,9 @@ impl Maintenance {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
                 // Its locks are not poisoned by a panic, and what it builds is lost with it: it may try again.
                 wait = match catch_unwind(AssertUnwindSafe(|| round(&state))) {
-                    Ok(Ok(true)) => Duration::ZERO,
-                    Ok(Ok(false)) => IDLE,
+                    Ok(Ok(Done::More)) => Duration::ZERO,
+                    Ok(Ok(Done::Audited)) => AUDIT,
+                    Ok(Ok(Done::All)) => IDLE,
                     Ok(Err(error)) => {
                         tracing::error!(group = state.group, %error, "maintenance failed; trying again");
                         AFTER_FAILURE
@@ -64,26 +69,38 @@ impl Drop for Maintenance {
     }
 }
 
-/// One round over all collections; true if there is more to do at once.
-fn round(state: &Inner) -> Result<bool, StateError> {
+/// What a round leaves.
+enum Done {
+    /// There is more to do at once.
+    More,
+    /// All that is urgent is done; an audit is under way.
+    Audited,
+    All,
+}
+
+/// One round over all collections.
+fn round(state: &Inner) -> Result<Done, StateError> {
     let contents = state.contents();
     // Until then keys may still arrive out of order, which a checkpoint's watermark could not express.
     if !contents.is_settled() {
-        return Ok(false);
+        return Ok(Done::All);
     }
-    let (mut busy, mut audited) = (false, false);
+    let (mut busy, mut changed) = (false, Vec::new());
     for collection in contents.collections.all_live() {
         let moved = collection.index.drain(DRAIN)?;
         busy |= moved == DRAIN;
         if collection.index.needs_rebuild() {
             rebuild(&contents, &collection)?;
+            REBUILDS.inc();
         }
         let stats = collection.index.stats();
         let covered = *collection.covered.lock();
         if checkpoint::is_due(covered, stats.graph, stats.watermark) {
             write_checkpoint(state, &contents, &collection)?;
-        } else if moved == 0 && !audited {
-            audited = audit::step(&contents, &collection, stats.watermark)?;
+        }
+        // A graph that grows without a pause is audited beside, as far as that costs it little.
+        if audit::step(&contents, &collection, stats.watermark)? {
+            changed.push((collection, stats.watermark));
         }
     }
     for uid in contents.collections.to_clear() {
@@ -93,7 +110,14 @@ fn round(state: &Inner) -> Result<bool, StateError> {
         checkpoint::remove(&contents.graphs, uid)?;
         contents.collections.cleared(uid);
     }
-    Ok(busy)
+    if busy {
+        return Ok(Done::More);
+    }
+    let until = Instant::now() + AUDIT;
+    for (collection, watermark) in &changed {
+        while Instant::now() < until && audit::step(&contents, collection, *watermark)? {}
+    }
+    Ok(if changed.is_empty() { Done::All } else { Done::Audited })
 }
 
 fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateError> {
@@ -112,6 +136,7 @@ fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateErro
         None => {
             // Its checkpoint must not come back: it holds what the new graph's tombstones no longer name.
             collection.covered.lock().count = 0;
+            *collection.audit.lock() = audit::Audit::default();
             Ok(())
         }
     }
@@ -133,6 +158,8 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
         previous,
     )?;
     *collection.covered.lock() = covered;
+    *state.checkpointed.lock() = Some(std::time::Instant::now());
+    CHECKPOINT_SECONDS.took(started.elapsed());
     forget_tombstones(contents, collection, covered.watermark)?;
     tracing::info!(
         group = state.group,

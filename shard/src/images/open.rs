@@ -10,12 +10,14 @@ use parking_lot::Mutex;
 use super::answers::Answers;
 use super::checkpoint::{self, Covered};
 use super::collection::{Collection, Collections, IndexOptions};
+use super::digests::Marks;
 use super::keys::{self, RecordKey};
 use super::records::{embeddings_from, records_from};
 use crate::attributes::AttributeIndex;
 use crate::format::{open_message, open_u64, seal};
 use crate::group::state_machine::StateError;
 use crate::index::LiveIndex;
+use crate::metrics::REPLAYED_IMAGES;
 use crate::store::{Batch, Store, Table};
 
 /// One generation of a replica's state: a snapshot that is installed begins a new one.
@@ -31,6 +33,8 @@ pub(super) struct Contents {
     pub(super) applied: AtomicU64,
     /// Until this log index is applied, the state may hold effects of later entries; 0 once it is exact.
     pub(super) settled_at: AtomicU64,
+    /// Digests at recent indexes.
+    pub(super) marks: Mutex<Marks>,
 }
 
 const CATALOG: &str = "catalog";
@@ -99,6 +103,7 @@ impl Contents {
             answers: Mutex::new(answers),
             applied: AtomicU64::new(applied),
             settled_at: AtomicU64::new(settled_at),
+            marks: Mutex::default(),
             table: table.clone(),
         };
         for entry in table.prefix(keys::COLLECTIONS) {
@@ -123,6 +128,7 @@ impl Contents {
             for entry in embeddings_from(&self.table, collection.uid, first) {
                 let (key, embedding) = entry?;
                 collection.index.insert(key, embedding);
+                REPLAYED_IMAGES.inc();
             }
             let mut attributes = collection.attributes.write();
             let first = attributes.last_key().map_or(0, |last| last + 1);

@@ -76,4 +76,20 @@ mod tests {
         many[12..20].fill(0xff);
         assert!(read(&many, 2).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn spoilt_bytes_are_refused_or_read_and_never_panic(
+            hits in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..6),
+            length in 0..200usize,
+        ) {
+            let mut bytes = write(2, &[(4096, vec![0.5, -0.5]), (8192, vec![1.0, 0.0])], b"graph");
+            for (at, byte) in hits {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(length);
+            let _ = read(&bytes, 2);
+        }
+    }
 }

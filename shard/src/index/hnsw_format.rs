@@ -11,6 +11,8 @@ use super::{IndexConfig, Storage};
 const MAGIC: &[u8] = b"usearch";
 const HEAD: usize = 64;
 const MAJOR: u64 = 2;
+/// The engine's levels are signed: a larger one would be negative to it.
+const MOST_LEVELS: u64 = i16::MAX as u64;
 
 /// How many embeddings the graph holds, or what is wrong with it.
 pub(super) fn check(bytes: &[u8], config: &IndexConfig) -> Result<usize, &'static str> {
@@ -49,7 +51,10 @@ pub(super) fn check(bytes: &[u8], config: &IndexConfig) -> Result<usize, &'stati
         .map(|&b| u16::from_le_bytes(b))
         .collect();
     let entry_level = levels.get(entry).ok_or("an entry node that does not exist")?;
-    if highest != u64::from(*entry_level) || levels.iter().any(|level| u64::from(*level) > highest) {
+    if highest > MOST_LEVELS
+        || highest != u64::from(*entry_level)
+        || levels.iter().any(|level| u64::from(*level) > highest)
+    {
         return Err("levels that do not fit together");
     }
     for &level in &levels {

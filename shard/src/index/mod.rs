@@ -8,6 +8,8 @@
 mod among;
 mod beside;
 mod checkpoint;
+// Vector instructions: each unsafe block there has its proof.
+#[allow(unsafe_code)]
 mod dot;
 mod exact;
 mod generation;

@@ -78,7 +78,7 @@ struct Found {
 
 async fn discover_all(node: &Node) -> Found {
     let peers = &node.config.peers;
-    let answers = futures::future::join_all(peers.iter().map(|address| peers::discover(address))).await;
+    let answers = futures::future::join_all(peers.iter().map(|address| peers::discover(&node.dialer, address))).await;
     let mut found = Found { asked: peers.len(), nodes: BTreeMap::new(), missing: Vec::new() };
     found.nodes.insert(node.node_id, node.discovery().await);
     for (address, answer) in peers.iter().zip(answers) {
@@ -153,7 +153,7 @@ async fn join_any(node: &Node) -> Result<(), String> {
     let known = known.nodes.iter().map(|n| n.address.clone());
     let mut last = "no peers".to_owned();
     for address in node.config.peers.iter().cloned().chain(known) {
-        match peers::join(&address, request.clone()).await {
+        match peers::join(&node.dialer, &address, request.clone()).await {
             Ok(_) => return Ok(()),
             Err(status) => last = format!("{address}: {}", status.message()),
         }

@@ -44,7 +44,7 @@ async fn finish(node: &Node, metadata: &Metadata, uid: u64) -> Result<(), String
     for group in &metadata.groups {
         let target =
             Target { group_id: group.group_id, collection_uid: uid, epoch: metadata.epoch, ..Target::default() };
-        drop_in_group(metadata, &group.replicas, target).await?;
+        drop_in_group(node, metadata, &group.replicas, target).await?;
     }
     let command =
         MetadataCommand { command: Some(Command::RemoveCollection(RemoveCollection { collection_uid: uid })) };
@@ -53,10 +53,10 @@ async fn finish(node: &Node, metadata: &Metadata, uid: u64) -> Result<(), String
 }
 
 /// Tries each replica: one of them leads.
-async fn drop_in_group(metadata: &Metadata, replicas: &[u64], target: Target) -> Result<(), String> {
+async fn drop_in_group(own: &Node, metadata: &Metadata, replicas: &[u64], target: Target) -> Result<(), String> {
     let mut last = format!("group {} has no replicas", target.group_id);
     for node in metadata.nodes.iter().filter(|n| replicas.contains(&n.node_id)) {
-        match peers::drop_collection(&node.address, target.clone()).await {
+        match peers::drop_collection(&own.dialer, &node.address, target.clone()).await {
             Ok(()) => return Ok(()),
             Err(status) => last = format!("group {}: {}", target.group_id, status.message()),
         }

@@ -3,42 +3,52 @@
 use std::time::Duration;
 
 use omma_common::deadline::Deadline;
+use omma_common::tls::Dialer;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use omma_proto::internal::v1::{
-    DiscoverRequest, DiscoverResponse, DropCollectionRequest, JoinRequest, JoinResponse, Target,
+    DigestMark, DiscoverRequest, DiscoverResponse, DropCollectionRequest, GetDigestsRequest, JoinRequest, JoinResponse,
+    Target,
 };
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Each of these calls is small: a peer that takes longer is as good as gone.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-async fn connect(address: &str) -> Result<Channel, Status> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|e| Status::invalid_argument(format!("{address:?} is no address: {e}")))?;
-    endpoint
-        .connect_timeout(PATIENCE)
-        .connect()
-        .await
-        .map_err(|e| Status::unavailable(format!("cannot reach {address}: {e}")))
+async fn connect(dialer: &Dialer, address: &str) -> Result<Channel, Status> {
+    let endpoint = dialer.endpoint(address).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let connected = endpoint.connect_timeout(PATIENCE).connect_with_connector(dialer.clone()).await;
+    connected.map_err(|e| Status::unavailable(format!("cannot reach {address}: {}", with_causes(&e))))
 }
 
-pub(super) async fn discover(address: &str) -> Result<DiscoverResponse, Status> {
-    let mut client = MetadataServiceClient::new(connect(address).await?);
+/// The whole of it: "transport error" alone does not tell a wrong certificate from a dead node.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+pub(super) async fn discover(dialer: &Dialer, address: &str) -> Result<DiscoverResponse, Status> {
+    let mut client = MetadataServiceClient::new(connect(dialer, address).await?);
     let request = Deadline::after(PATIENCE).request(DiscoverRequest {});
     Ok(client.discover(request).await?.into_inner())
 }
 
-pub(super) async fn join(address: &str, request: JoinRequest) -> Result<JoinResponse, Status> {
-    let mut client = MetadataServiceClient::new(connect(address).await?);
+pub(super) async fn join(dialer: &Dialer, address: &str, request: JoinRequest) -> Result<JoinResponse, Status> {
+    let mut client = MetadataServiceClient::new(connect(dialer, address).await?);
     // Becoming a learner is two changes of membership.
     let request = Deadline::after(PATIENCE * 5).request(request);
     Ok(client.join(request).await?.into_inner())
 }
 
-pub(super) async fn drop_collection(address: &str, target: Target) -> Result<(), Status> {
-    let mut client = ShardServiceClient::new(connect(address).await?);
+pub(super) async fn drop_collection(dialer: &Dialer, address: &str, target: Target) -> Result<(), Status> {
+    let mut client = ShardServiceClient::new(connect(dialer, address).await?);
     let request = Deadline::after(PATIENCE).request(DropCollectionRequest { target: Some(target) });
     client.drop_collection(request).await.map(drop)
+}
+
+pub(super) async fn digests(dialer: &Dialer, address: &str, group_id: u32) -> Result<Vec<DigestMark>, Status> {
+    let mut client = ShardServiceClient::new(connect(dialer, address).await?);
+    let request = Deadline::after(PATIENCE).request(GetDigestsRequest { group_id });
+    Ok(client.get_digests(request).await?.into_inner().marks)
 }

@@ -1,0 +1,17 @@
+//! A server's connections: how they are taken, how many there may be, how long they may idle.
+//!
+//! [`Incoming`] accepts and shakes hands; each connection tells requests who is at its other end ([`ConnectInfo`]); the
+//! layer [`Track`] tells the connection which requests run, so that one that idles can be closed, or give way when
+//! there are too many.
+
+mod accept;
+mod activity;
+mod args;
+mod connection;
+mod track;
+
+pub use accept::{Incoming, Security};
+pub use activity::InFlight;
+pub use args::{ConnectionArgs, ConnectionLimits};
+pub use connection::{ConnectInfo, Connection};
+pub use track::{Track, Tracked, hold};

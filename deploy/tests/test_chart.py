@@ -1,0 +1,226 @@
+"""What the chart makes of its values."""
+
+import re
+import shutil
+
+import pytest
+import yaml
+from conftest import CHART, EXISTING, GPU, MATRIX, MONITORED, PLAIN, Refused, one, pod_of, render
+
+
+def env_of(thing: dict) -> dict:
+    return {e["name"]: e.get("value", e.get("valueFrom")) for e in pod_of(thing)["spec"]["containers"][0]["env"]}
+
+
+def shard(values=None, *flags) -> dict:
+    return next(o for o in render(values, *flags) if o["kind"] == "StatefulSet")
+
+
+def coordinator(values=None) -> dict:
+    return next(o for o in render(values) if o["kind"] == "Deployment")
+
+
+def test_shard_nodes_find_each_other():
+    objects = render({"shard": {"replicas": 4}})
+    peers = one(objects, "ConfigMap", "omma-shard-peers")["data"]["peers"].split(",")
+    assert peers == [f"omma-shard-{n}.omma-shard-peers.search.svc:7701" for n in range(4)]
+    service = one(objects, "Service", "omma-shard-peers")["spec"]
+    assert service["publishNotReadyAddresses"] is True and service["clusterIP"] == "None"
+    thing = shard()
+    assert thing["spec"]["podManagementPolicy"] == "Parallel"
+    assert thing["spec"]["serviceName"] == "omma-shard-peers"
+    advertised = env_of(thing)["OMMA_ADVERTISE"].replace("$(POD_NAME)", "omma-shard-0")
+    assert advertised == peers[0]
+
+
+def test_coordinators_ask_ready_nodes_only():
+    service = one(render(), "Service", "omma-shard")["spec"]
+    assert service["clusterIP"] == "None" and "publishNotReadyAddresses" not in service
+    assert env_of(coordinator())["OMMA_SHARD_NODES"] == "omma-shard.search.svc:7701"
+
+
+def test_scaling_does_not_restart_the_pods_that_stay():
+    assert pod_of(shard({"shard": {"replicas": 3}})) == pod_of(shard({"shard": {"replicas": 4}}))
+    assert pod_of(coordinator({"shard": {"replicas": 3}})) == pod_of(coordinator({"shard": {"replicas": 4}}))
+
+
+def test_a_new_version_of_the_chart_alone_restarts_nothing():
+    for thing in (coordinator(), shard()):
+        assert not [name for name in pod_of(thing)["metadata"]["labels"] if "version" in name or "chart" in name]
+
+
+def test_certificates_fit_the_addresses():
+    certificates = {
+        o["metadata"]["name"]: o["spec"]
+        for o in render({"tls": {"source": "certManager", "extraNames": ["search.example.com"]}})
+        if o["kind"] == "Certificate"
+    }
+    assert certificates["omma-shard"]["uris"] == ["omma://shard"]
+    assert certificates["omma-coordinator"]["uris"] == ["omma://coordinator"]
+    assert "uris" not in certificates["omma-public"]
+    assert set(certificates["omma-shard"]["dnsNames"]) == {"*.omma-shard-peers.search.svc", "omma-shard.search.svc"}
+    assert {"omma.search.svc", "localhost", "search.example.com"} <= set(certificates["omma-public"]["dnsNames"])
+    for certificate in certificates.values():
+        assert certificate["issuerRef"]["name"] in ("omma-ca", "omma-self-signed")
+
+
+def test_an_issuer_of_ones_own_signs_the_public_certificate_only():
+    objects = render(MATRIX["cert-manager, own issuer"])
+    issuers = {o["metadata"]["name"]: o["spec"]["issuerRef"]["name"] for o in objects if o["kind"] == "Certificate"}
+    assert issuers == {"omma-ca": "omma-self-signed", "omma-public": "x", "omma-coordinator": "omma-ca", "omma-shard": "omma-ca"}
+
+
+def test_plain_text_is_asked_for_by_name():
+    for thing in (coordinator(PLAIN), shard(PLAIN)):
+        env = env_of(thing)
+        assert env["OMMA_INSECURE_PLAINTEXT"] == "true" and not any("TLS" in name for name in env)
+    for thing in (coordinator(), shard()):
+        assert "OMMA_INSECURE_PLAINTEXT" not in env_of(thing)
+    assert "OMMA_API_KEYS" not in env_of(coordinator(PLAIN))
+
+
+@pytest.mark.parametrize("name", ["coordinator", "shard"])
+def test_certificates_are_mounted_where_flags_say(name):
+    spec = pod_of({"coordinator": coordinator, "shard": shard}[name]())["spec"]
+    mounts = {m["mountPath"]: m for m in spec["containers"][0]["volumeMounts"]}
+    for variable, path in env_of({"kind": "Pod", "spec": spec}).items():
+        if variable.endswith(("_CERT", "_KEY", "_CA", "_KEYS")):
+            folder = path.rsplit("/", 1)[0]
+            assert mounts[folder]["readOnly"] is True, variable
+    secrets = {v["name"]: v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v}
+    assert secrets["tls-peer"] == f"omma-tls-{name}"
+
+
+def test_the_public_key_stays_with_coordinators():
+    for thing in render():
+        pod = pod_of(thing)
+        for volume in pod["spec"].get("volumes", []) if pod else []:
+            if volume.get("secret", {}).get("secretName") == "omma-tls-public" and thing["kind"] != "Deployment":
+                assert [item["key"] for item in volume["secret"]["items"]] == ["ca.crt"], thing["metadata"]["name"]
+
+
+def test_existing_secrets_are_used_and_none_are_made():
+    objects = render(EXISTING)
+    assert not [o for o in objects if o["metadata"]["name"].endswith("-credentials")]
+    text = yaml.safe_dump(objects)
+    assert "omma-tls-" not in text and "omma-api-keys" not in text
+    volumes = {v["name"]: v["secret"]["secretName"] for v in pod_of(coordinator(EXISTING))["spec"]["volumes"] if "secret" in v}
+    assert volumes == {"tls-public": "a", "tls-peer": "b", "api-keys": "keys"}
+
+
+def test_gpus():
+    spec = pod_of(shard(GPU))["spec"]
+    container = spec["containers"][0]
+    assert container["image"].startswith("omma-shard-cuda:")
+    assert container["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/gpu": 2}
+    assert spec["runtimeClassName"] == "nvidia"
+    assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert env_of(shard(GPU))["OMMA_DEVICE"] == "cuda:0"
+    assert "tolerations" not in pod_of(shard())["spec"]
+
+
+def test_pods_spread_by_default():
+    for thing in (coordinator(), shard()):
+        spec = pod_of(thing)["spec"]
+        [spread] = spec["topologySpreadConstraints"]
+        assert spread["topologyKey"] == "topology.kubernetes.io/zone" and spread["whenUnsatisfiable"] == "ScheduleAnyway"
+        [away] = spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+        assert away["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    zone = env_of(shard())["OMMA_ZONE"]["fieldRef"]["fieldPath"]
+    assert zone == "metadata.labels['topology.kubernetes.io/zone']"
+
+
+def test_disks_stay_by_default():
+    policy = shard()["spec"]["persistentVolumeClaimRetentionPolicy"]
+    assert policy == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+
+def test_a_long_start_is_not_cut_short():
+    probe = pod_of(shard({"shard": {"startupSeconds": 7200}}))["spec"]["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 7200
+
+
+def test_autoscaling_owns_the_number_of_coordinators():
+    values = {"coordinator": {"autoscaling": {"enabled": True}}}
+    assert "replicas" not in coordinator(values)["spec"]
+    assert one(render(values), "HorizontalPodAutoscaler", "omma-coordinator")["spec"]["maxReplicas"] == 10
+
+
+def test_metrics_of_all_pods_are_found():
+    objects = render(MONITORED)
+    service = one(objects, "Service", "omma-metrics")
+    monitor = one(objects, "ServiceMonitor", "omma")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert [e["port"] for e in monitor["endpoints"]] == [p["name"] for p in service["spec"]["ports"]]
+    for thing in (coordinator(), shard()):
+        assert service["spec"]["selector"].items() <= pod_of(thing)["metadata"]["labels"].items()
+
+
+@pytest.mark.skipif(not list((CHART / "files" / "grafana").glob("*.json")), reason="no dashboard in deploy/grafana")
+def test_dashboards_and_alerts_are_those_of_the_repository():
+    objects = render(MONITORED)
+    dashboards = one(objects, "ConfigMap", "omma-dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert dashboards["data"], "no dashboard was found"
+    groups = one(objects, "PrometheusRule", "omma")["spec"]["groups"]
+    assert groups and all(rule["expr"] for group in groups for rule in group["rules"])
+
+
+def test_traces_and_their_way_out():
+    for thing in (coordinator(MONITORED), shard(MONITORED)):
+        arguments = pod_of(thing)["spec"]["containers"][0]["args"]
+        assert "--otlp-endpoint=http://collector.monitoring:4317" in arguments and "--log-json" not in arguments
+    policy = one(render(MONITORED), "NetworkPolicy", "omma-shard")["spec"]
+    assert {"ports": [{"protocol": "TCP", "port": 4317}]} in policy["egress"]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"shard": {"replicas": 2}}, "below cluster.replication"),
+        ({"cluster": {"replication": 5}}, "below cluster.replication"),
+        ({"cluster": {"replication": 2}}, "replication"),
+        ({"cluster": {"replication": 4}, "shard": {"replicas": 4}}, "replication"),
+        ({"cluster": {"groups": 0}}, "groups"),
+        ({"shard": {"podDisruptionBudget": {"maxUnavailable": 3}}}, "all replicas of a group"),
+        ({"auth": {"enabled": True}, "tls": {"enabled": False}}, "plain text"),
+        ({"tls": {"source": "existing", "existing": {"public": "a", "shard": "b"}}}, "tls.existing.coordinator"),
+        ({"coordinator": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}}, "above maxReplicas"),
+        ({"shard": {"model": {"folder": "clip"}}}, "needs both"),
+        ({"shard": {"preStopSeconds": 55}}, "terminationGracePeriodSeconds"),
+        ({"image": {"tag": "latest"}}, "tag"),
+        ({"shard": {"replica": 3}}, "replica"),
+        ({"shards": {}}, "shards"),
+        ({"shard": {"replicas": "three"}}, "replicas"),
+        ({"shard": {"persistence": {"size": "20"}}}, "size"),
+        ({"telemetry": {"otlpEndpoint": "collector"}}, "otlpEndpoint"),
+    ],
+)
+def test_nonsense_is_refused(values, says):
+    with pytest.raises(Refused, match=re.escape(says)):
+        render(values)
+
+
+def notes(folder, values: dict | None = None) -> str:
+    """What helm says after an install: `helm template` leaves the notes out, so they are made an object of a copy."""
+    chart = folder / "omma"
+    shutil.copytree(CHART, chart, dirs_exist_ok=True)
+    text = (chart / "templates" / "NOTES.txt").read_text()
+    wrapped = '{{- define "notes" -}}' + text + '{{- end -}}\nkind: Notes\nmetadata: {name: notes}\ntext: {{ include "notes" . | toJson }}\n'
+    (chart / "templates" / "notes.yaml").write_text(wrapped)
+    return one(render(values, chart=chart), "Notes", "notes")["text"]
+
+
+def test_notes_tell_the_next_command(tmp_path):
+    text = notes(tmp_path)
+    for line in (
+        "helm test omma --namespace search",
+        "port-forward service/omma 7700:7700",
+        "get secret omma-tls-public",
+        "get secret omma-api-keys",
+        "omma index ~/Pictures --collection photos",
+    ):
+        assert line in text
+    assert "WARNING" not in text
+    assert notes(tmp_path, PLAIN).count("WARNING") == 2 and "https" not in notes(tmp_path, PLAIN)
+    assert notes(tmp_path, {"networkPolicy": {"enabled": False}, "cluster": {"replication": 1}}).count("WARNING") == 2
