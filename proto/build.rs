@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "omma/v1/cluster_service.proto",
         "omma/v1/collection_service.proto",
+        "omma/v1/filter.proto",
         "omma/v1/image_service.proto",
         "omma/v1/search_service.proto",
         "omma/internal/v1/commands.proto",

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use omma_common::admin::{self, Admin, AdminError, Vitals};
 use omma_common::shutdown::Shutdown;
-use omma_common::telemetry::{self, Telemetry, TelemetryConfig};
+use omma_common::telemetry::{Telemetry, TelemetryArgs};
 use tokio::net::TcpListener;
 
 use crate::exit::CliError;
@@ -43,13 +44,19 @@ impl ShardSettings {
         }
         flag("--device", self.device.as_str().into());
         flag("--log", self.log.as_str().into());
+        flag("--admin-listen", admin::OFF.into());
         flags
     }
 }
 
 /// Flags of omma-coordinator.
 pub(crate) fn coordinator_flags(listen: &str, shard_nodes: &[String], log: &str) -> Vec<OsString> {
-    let pairs = [("--listen", listen), ("--shard-nodes", &shard_nodes.join(",")), ("--log", log)];
+    let pairs = [
+        ("--listen", listen),
+        ("--shard-nodes", &shard_nodes.join(",")),
+        ("--log", log),
+        ("--admin-listen", admin::OFF),
+    ];
     pairs.iter().flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]).collect()
 }
 
@@ -59,15 +66,11 @@ pub(crate) fn coordinator_flags(listen: &str, shard_nodes: &[String], log: &str)
 struct ShardCommand {
     #[command(flatten)]
     shard: omma_shard::ShardArgs,
-    /// What to log, such as info or omma_shard=debug.
-    #[arg(long, env = "OMMA_LOG", default_value = telemetry::DEFAULT_FILTER)]
-    log: String,
-    /// Log JSON, one object a line.
-    #[arg(long, env = "OMMA_LOG_JSON")]
-    log_json: bool,
-    /// Send traces to this OTLP/gRPC endpoint.
-    #[arg(long, env = "OMMA_OTLP_ENDPOINT", value_name = "URL")]
-    otlp_endpoint: Option<String>,
+    /// Where to serve metrics and probes over HTTP; off for nowhere. Port 0 takes a free port.
+    #[arg(long, env = "OMMA_ADMIN_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:7711")]
+    admin_listen: String,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
 }
 
 /// A coordinator's command line.
@@ -76,6 +79,11 @@ struct ShardCommand {
 struct CoordinatorCommand {
     #[command(flatten)]
     args: omma_coordinator::Args,
+    /// Where to serve metrics and probes over HTTP; off for nowhere. Port 0 takes a free port.
+    #[arg(long, env = "OMMA_ADMIN_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:7710")]
+    admin_listen: String,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
 }
 
 /// Reads a server's flags. Ends the process as clap does: after --help, or with a message about what is wrong.
@@ -86,31 +94,39 @@ fn read<T: Parser>(name: &str, flags: Vec<OsString>) -> T {
 /// `omma shard FLAGS`: a shard node until a signal ends it.
 pub(crate) async fn shard_command(flags: Vec<OsString>) -> Result<(), CliError> {
     let command: ShardCommand = read("omma shard", flags.clone());
-    let _telemetry = telemetry("omma-shard", &command.log, command.log_json, command.otlp_endpoint)?;
-    run_shard(flags, Shutdown::on_signals()).await
+    let _telemetry = telemetry("omma-shard", &command.telemetry)?;
+    let shutdown = Shutdown::on_signals();
+    let vitals = Vitals::default();
+    let _admin = Admin::serve(&command.admin_listen, vec![vitals.clone()]).await?;
+    run_shard(flags, vitals, shutdown).await
 }
 
 /// `omma coordinator FLAGS`: a coordinator until a signal ends it.
 pub(crate) async fn coordinator_command(flags: Vec<OsString>) -> Result<(), CliError> {
-    let args = read::<CoordinatorCommand>("omma coordinator", flags.clone()).args;
-    let _telemetry = telemetry("omma-coordinator", &args.log, args.log_json, args.otlp_endpoint)?;
-    run_coordinator(flags, Shutdown::on_signals()).await
+    let command: CoordinatorCommand = read("omma coordinator", flags.clone());
+    let _telemetry = telemetry("omma-coordinator", &command.telemetry)?;
+    let shutdown = Shutdown::on_signals();
+    let vitals = Vitals::default();
+    let _admin = Admin::serve(&command.admin_listen, vec![vitals.clone()]).await?;
+    run_coordinator(flags, vitals, shutdown).await
 }
 
-/// A shard node in this process, until `shutdown`.
-pub(crate) async fn run_shard(flags: Vec<OsString>, shutdown: Shutdown) -> Result<(), CliError> {
+/// A shard node in this process, until `shutdown`. Its flags open no admin port: the caller may.
+pub(crate) async fn run_shard(flags: Vec<OsString>, vitals: Vitals, shutdown: Shutdown) -> Result<(), CliError> {
     let args = read::<ShardCommand>("omma shard", flags).shard;
     let listener = bind(&args.listen).await?;
-    omma_shard::run(listener, args.config(), shutdown)
+    let config = omma_shard::ShardConfig { vitals, ..args.config() };
+    omma_shard::run(listener, config, shutdown)
         .await
         .map_err(|e| CliError::Failed(format!("the shard node ended: {e}")))
 }
 
-/// A coordinator in this process, until `shutdown`.
-pub(crate) async fn run_coordinator(flags: Vec<OsString>, shutdown: Shutdown) -> Result<(), CliError> {
+/// A coordinator in this process, until `shutdown`. Its flags open no admin port: the caller may.
+pub(crate) async fn run_coordinator(flags: Vec<OsString>, vitals: Vitals, shutdown: Shutdown) -> Result<(), CliError> {
     let args = read::<CoordinatorCommand>("omma coordinator", flags).args;
     let listener = bind(&args.listen).await?;
-    omma_coordinator::run(listener, args.config(), shutdown)
+    let config = omma_coordinator::CoordinatorConfig { vitals, ..args.config() };
+    omma_coordinator::run(listener, config, shutdown)
         .await
         .map_err(|e| CliError::Failed(format!("the coordinator ended: {e}")))
 }
@@ -121,14 +137,14 @@ async fn bind(address: &str) -> Result<TcpListener, CliError> {
 }
 
 /// Logs, and traces if an endpoint is given. Kept by the caller until the process ends.
-pub(crate) fn telemetry(
-    service: &'static str,
-    filter: &str,
-    json: bool,
-    otlp_endpoint: Option<String>,
-) -> Result<Telemetry, CliError> {
-    let config = TelemetryConfig { service, filter: filter.to_owned(), json, otlp_endpoint };
-    telemetry::init(&config).map_err(|e| CliError::Usage(e.to_string()))
+pub(crate) fn telemetry(service: &'static str, args: &TelemetryArgs) -> Result<Telemetry, CliError> {
+    args.init(service).map_err(|e| CliError::Usage(e.to_string()))
+}
+
+impl From<AdminError> for CliError {
+    fn from(error: AdminError) -> Self {
+        Self::Usage(error.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -171,8 +187,9 @@ mod tests {
             log: "warn".into(),
         };
         let shard: ShardCommand = read("omma shard", settings.flags());
-        assert_eq!((shard.shard.groups, shard.shard.replication, shard.log.as_str()), (2, 1, "warn"));
+        assert_eq!((shard.shard.groups, shard.shard.replication, shard.telemetry.log.as_str()), (2, 1, "warn"));
         let flags = coordinator_flags("127.0.0.1:0", &["a:1".into(), "b:2".into()], "warn");
+        assert_eq!(shard.admin_listen, "off", "many on one machine must not collide");
         let coordinator: CoordinatorCommand = read("omma coordinator", flags);
         assert_eq!(coordinator.args.shard_nodes, ["a:1", "b:2"]);
     }

@@ -161,6 +161,46 @@ async fn searches_answer_for_people_and_programs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_come_from_a_file_and_searches_filter_by_them() {
+    let server = FakeServer::start(Faults::default()).await;
+    let (endpoint, folder) = (server.endpoint(), tempfile::tempdir().unwrap());
+    write_pictures(folder.path());
+    let path = folder.path().display().to_string();
+    let table = folder.path().join("attributes.csv");
+    let table_path = table.display().to_string();
+    std::fs::write(&table, "id,colour,price\na.jpg,red,1\nb.png,red,2.5\nnowhere.jpg,red,3\n").unwrap();
+    let index = async |more: &[&str]| run(&endpoint, &[&["index", &path, "--json"], more].concat()).await;
+    let found = async |filter: &str| {
+        let answer = json(&run(&endpoint, &["search", "--id", "sub dir/z.webp", "--where", filter, "--json"]).await);
+        let hits = answer["hits"].as_array().unwrap().iter();
+        hits.map(|hit| hit["id"].as_str().unwrap().to_owned()).collect::<std::collections::BTreeSet<_>>()
+    };
+
+    let first = index(&["--attributes", &table_path]).await;
+    assert_eq!(json(&first)["created"], 3, "{}", text(&first.stderr));
+    assert!(text(&first.stderr).contains("1 of 3 ids with attributes name no picture"), "{}", text(&first.stderr));
+    assert_eq!(found("colour = 'red'").await, ["a.jpg".to_owned(), "b.png".to_owned()].into());
+    assert_eq!(found("price = 2.5").await, ["b.png".to_owned()].into());
+
+    // Without the file nothing is lost; with another one only what differs is sent.
+    std::fs::write(folder.path().join("b.png"), "other bytes").unwrap();
+    assert_eq!(json(&index(&[]).await)["replaced"], 1);
+    assert_eq!(found("price = 2.5").await, ["b.png".to_owned()].into());
+    std::fs::write(&table, "id,colour,price\na.jpg,blue,1.0\nb.png,red,2.5\n").unwrap();
+    let third = json(&index(&["--attributes", &table_path]).await);
+    assert_eq!((third["replaced"].as_u64(), third["unchanged"].as_u64()), (Some(1), Some(2)));
+    assert_eq!(found("colour = 'blue'").await, ["a.jpg".to_owned()].into());
+
+    std::fs::write(&table, "id,price:integer\na.jpg,cheap\n").unwrap();
+    let bad = index(&["--attributes", &table_path]).await;
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(text(&bad.stderr).contains("line 2, price: \"cheap\" is no Integer"), "{}", text(&bad.stderr));
+    let bad = run(&endpoint, &["search", "--id", "a.jpg", "--where", "colour = red and"]).await;
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(text(&bad.stderr).contains("a text stands in quotes: 'red'"), "{}", text(&bad.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn collections_images_and_status_round_trip() {
     let server = FakeServer::start(Faults::default()).await;
     let endpoint = server.endpoint();

@@ -14,6 +14,7 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::connect::Builder;
@@ -110,7 +111,21 @@ impl Omma {
     }
 
     /// Makes a call, again if that may help, until it is answered or its deadline passes.
-    pub(crate) async fn call<T, F, R>(&self, repeatable: Repeatable, attempt: F) -> Result<T, ClientError>
+    pub(crate) async fn call<T, F, R>(
+        &self,
+        rpc: &'static str,
+        repeatable: Repeatable,
+        attempt: F,
+    ) -> Result<T, ClientError>
+    where
+        F: Fn(Deadline) -> R,
+        R: Future<Output = Result<Response<T>, Status>>,
+    {
+        let span = tracing::info_span!("call", otel.name = rpc, otel.kind = "client");
+        self.repeat(repeatable, attempt).instrument(span).await
+    }
+
+    async fn repeat<T, F, R>(&self, repeatable: Repeatable, attempt: F) -> Result<T, ClientError>
     where
         F: Fn(Deadline) -> R,
         R: Future<Output = Result<Response<T>, Status>>,

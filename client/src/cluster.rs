@@ -14,6 +14,6 @@ impl Omma {
             let (mut client, request) = (self.cluster(), deadline.request(GetClusterStatusRequest {}));
             async move { client.get_cluster_status(request).await }
         };
-        self.call(Repeatable::Yes, attempt).await
+        self.call("GetClusterStatus", Repeatable::Yes, attempt).await
     }
 }

@@ -25,7 +25,7 @@ impl Omma {
             let (mut client, request) = (self.collections(), deadline.request(request.clone()));
             async move { client.create_collection(request).await }
         };
-        let response = self.call(Repeatable::Yes, attempt).await?;
+        let response = self.call("CreateCollection", Repeatable::Yes, attempt).await?;
         response.collection.ok_or_else(|| ClientError::malformed("collection"))
     }
 
@@ -36,7 +36,7 @@ impl Omma {
             let (mut client, request) = (self.collections(), deadline.request(request.clone()));
             async move { client.get_collection(request).await }
         };
-        let response = self.call(Repeatable::Yes, attempt).await?;
+        let response = self.call("GetCollection", Repeatable::Yes, attempt).await?;
         response.collection.ok_or_else(|| ClientError::malformed("collection"))
     }
 
@@ -49,7 +49,7 @@ impl Omma {
                 let (mut client, request) = (self.collections(), deadline.request(request.clone()));
                 async move { client.list_collections(request).await }
             };
-            let response = self.call(Repeatable::Yes, attempt).await?;
+            let response = self.call("ListCollections", Repeatable::Yes, attempt).await?;
             all.extend(response.collections);
             if response.next_page_token.is_empty() {
                 return Ok(all);
@@ -66,6 +66,6 @@ impl Omma {
             let (mut client, request) = (self.collections(), deadline.request(request.clone()));
             async move { client.delete_collection(request).await }
         };
-        self.call(Repeatable::No, attempt).await.map(|_| ())
+        self.call("DeleteCollection", Repeatable::No, attempt).await.map(|_| ())
     }
 }

@@ -58,7 +58,7 @@ impl Omma {
             let (mut client, request) = (self.images(), deadline.request(request.clone()));
             async move { client.put_images(request).await }
         };
-        let response = self.call(Repeatable::Yes, attempt).await?;
+        let response = self.call("PutImages", Repeatable::Yes, attempt).await?;
         self.remember(response.session_token.as_ref());
         Ok(response.results.into_iter().map(PutOutcome::from_result).collect())
     }
@@ -76,7 +76,7 @@ impl Omma {
             let (mut client, request) = (self.images(), deadline.request(request.clone()));
             async move { client.get_image(request).await }
         };
-        let response = self.call(Repeatable::Yes, attempt).await?;
+        let response = self.call("GetImage", Repeatable::Yes, attempt).await?;
         response.image.ok_or_else(|| ClientError::malformed("image"))
     }
 
@@ -98,7 +98,7 @@ impl Omma {
             let (mut client, request) = (self.images(), deadline.request(request.clone()));
             async move { client.batch_get_images(request).await }
         };
-        self.call(Repeatable::Yes, attempt).await.map(|response| response.images)
+        self.call("BatchGetImages", Repeatable::Yes, attempt).await.map(|response| response.images)
     }
 
     /// Deletes up to 1000 images; returns how many existed.
@@ -108,7 +108,7 @@ impl Omma {
             let (mut client, request) = (self.images(), deadline.request(request.clone()));
             async move { client.delete_images(request).await }
         };
-        let response = self.call(Repeatable::Yes, attempt).await?;
+        let response = self.call("DeleteImages", Repeatable::Yes, attempt).await?;
         self.remember(response.session_token.as_ref());
         Ok(response.deleted_count)
     }

@@ -17,14 +17,19 @@
 //! Every call has a deadline (30 s unless [`Builder::timeout`] says otherwise) that covers its retries. Reads, and
 //! writes because each carries a request id, are retried when the server says that it helps or when the connection
 //! broke. Many images go in through [`Omma::ingest`], which outlives a broken connection.
+//!
+//! With the feature `trace`, each call is a `tracing` span whose W3C context goes along, so that the traces of a program
+//! that has OpenTelemetry's layer lead through Omma.
 
 #![forbid(unsafe_code)]
 
+pub mod attributes;
 mod call;
 mod cluster;
 mod collections;
 mod connect;
 mod error;
+pub mod filter;
 mod images;
 mod ingest;
 pub mod query;

@@ -38,7 +38,7 @@ impl Omma {
             let (mut client, request) = (self.searches(), deadline.request(request.clone()));
             async move { client.search(request).await }
         };
-        self.call(Repeatable::Yes, attempt).await
+        self.call("Search", Repeatable::Yes, attempt).await
     }
 
     /// Answers up to 64 queries, in their order; each has its own outcome.
@@ -61,7 +61,7 @@ impl Omma {
             let (mut client, request) = (self.searches(), deadline.request(request.clone()));
             async move { client.batch_search(request).await }
         };
-        let response = self.call(Repeatable::Yes, attempt).await?;
+        let response = self.call("BatchSearch", Repeatable::Yes, attempt).await?;
         if response.results.len() != asked {
             return Err(ClientError::malformed("result for each query"));
         }

@@ -45,10 +45,12 @@ impl Deadline {
         self.0
     }
 
-    /// `message` as a request that must be answered by then: sets `grpc-timeout`.
+    /// `message` as a request that must be answered by then: sets `grpc-timeout`, and the trace that it belongs to.
     pub fn request<T>(self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         request.set_timeout(self.left());
+        #[cfg(feature = "trace")]
+        crate::telemetry::inject(request.metadata_mut());
         request
     }
 

@@ -145,10 +145,11 @@ impl ApiError {
         })
     }
 
-    /// As the outcome of a whole call.
+    /// As the outcome of a whole call. In a trace, `ErrorInfo.metadata` names it: `trace_id`.
     pub fn to_status(&self) -> Status {
-        let metadata: HashMap<String, String> =
+        let mut metadata: HashMap<String, String> =
             self.metadata.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        metadata.extend(trace_id().map(|id| ("trace_id".to_owned(), id)));
         let mut details = ErrorDetails::with_error_info(self.reason.name(), DOMAIN, metadata);
         for (field, problem) in &self.fields {
             details.add_bad_request_violation(field, problem);
@@ -158,6 +159,16 @@ impl ApiError {
         }
         Status::with_error_details(self.reason.code(), &self.message, details)
     }
+}
+
+#[cfg(feature = "trace")]
+fn trace_id() -> Option<String> {
+    crate::telemetry::trace_id()
+}
+
+#[cfg(not(feature = "trace"))]
+fn trace_id() -> Option<String> {
+    None
 }
 
 impl From<ApiError> for Status {

@@ -1,10 +1,13 @@
 //! What every Omma process shares.
 //!
 //! Pure: [`ids`], [`slot`], [`vector`], [`topk`], [`session`], [`cache`]. At the edge: [`error`], [`deadline`],
-//! [`retry`], [`shutdown`], with the feature `tls` `tls`, with `server` `serve` and `telemetry`, with `fetch` `fetch`.
+//! [`retry`], [`shutdown`]. With the feature `tls` `tls`, with `trace` `telemetry`, with `server` also `serve`, `metrics`,
+//! `rpc` and `admin`, with `fetch` `fetch`.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "server")]
+pub mod admin;
 pub mod cache;
 pub mod deadline;
 pub mod error;
@@ -12,13 +15,17 @@ pub mod error;
 pub mod fetch;
 pub mod ids;
 pub mod limits;
+#[cfg(feature = "server")]
+pub mod metrics;
 pub mod retry;
+#[cfg(feature = "server")]
+pub mod rpc;
 #[cfg(feature = "server")]
 pub mod serve;
 pub mod session;
 pub mod shutdown;
 pub mod slot;
-#[cfg(feature = "server")]
+#[cfg(feature = "trace")]
 pub mod telemetry;
 #[cfg(feature = "tls")]
 pub mod tls;

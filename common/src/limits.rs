@@ -22,6 +22,14 @@ pub const MAX_PUT_IMAGES: usize = 256;
 pub const MAX_IDS: usize = 1000;
 /// Most queries of one batch.
 pub const MAX_QUERIES: usize = 64;
+/// Deepest nesting of a filter.
+pub const MAX_FILTER_DEPTH: usize = 8;
+/// Most conditions of a filter, those that only join others among them.
+pub const MAX_FILTER_CONDITIONS: usize = 64;
+/// Most values that one condition of a filter lists.
+pub const MAX_FILTER_VALUES: usize = 256;
+/// Most bytes of a filter, encoded.
+pub const MAX_FILTER_BYTES: usize = 64 << 10;
 /// Most collections of a cluster.
 pub const MAX_COLLECTIONS: usize = 1000;
 /// Largest encoded picture that is accepted unless a flag says otherwise: 16 MiB.

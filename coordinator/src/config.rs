@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use omma_common::admin::Vitals;
 use omma_common::limits::DEFAULT_MAX_PICTURE_BYTES;
 use omma_common::serve::{ConnectionArgs, ConnectionLimits};
 use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs};
@@ -55,15 +56,6 @@ pub struct Args {
     /// Bounds of clients' connections.
     #[command(flatten)]
     pub connections: ConnectionArgs,
-    /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", default_value = omma_common::telemetry::DEFAULT_FILTER, env = "OMMA_LOG")]
-    pub log: String,
-    /// Log as JSON, one object a line.
-    #[arg(long)]
-    pub log_json: bool,
-    /// Send traces to this OTLP/gRPC endpoint.
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    pub otlp_endpoint: Option<String>,
 }
 
 impl Args {
@@ -175,6 +167,8 @@ pub struct CoordinatorConfig {
     pub poll_interval: Duration,
     /// How long requests may go on once a shutdown has begun.
     pub drain: Duration,
+    /// This coordinator's place on the admin port.
+    pub vitals: Vitals,
 }
 
 impl CoordinatorConfig {
@@ -190,6 +184,7 @@ impl CoordinatorConfig {
             connections: ConnectionLimits::default(),
             poll_interval: Duration::from_secs(1),
             drain: Duration::from_secs(10),
+            vitals: Vitals::default(),
         }
     }
 }

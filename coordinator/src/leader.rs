@@ -7,6 +7,7 @@ use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::ids::{GroupId, NodeId};
 use omma_common::retry::Backoff;
+use tonic::Code;
 
 use crate::error::{CallError, Next, gave_up};
 use crate::node_client::NodeClient;
@@ -78,14 +79,16 @@ impl Tries {
     fn outcome(self, group: GroupId, effect: Effect) -> ApiError {
         let maybe_written = self.maybe_done && effect == Effect::Write;
         match self.last {
-            Some(CallError { next: Next::Stop, error }) if !(maybe_written && is_timeout(&error)) => error,
+            Some(CallError { next: Next::Stop, error }) if !(maybe_written && is_of_the_moment(&error)) => error,
             last => gave_up(group, last, maybe_written),
         }
     }
 }
 
-fn is_timeout(error: &ApiError) -> bool {
-    error.reason == Reason::DeadlineExceeded
+/// Whether another time might bring another answer. Such a refusal of a later try says nothing of an earlier one, which
+/// may have taken effect; a request that is wrong in itself was so from the first try on.
+fn is_of_the_moment(error: &ApiError) -> bool {
+    !matches!(error.reason.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound)
 }
 
 /// Calls the leader of `group` with `call(node, epoch)` until it answers, refuses for good, or `deadline` is near.
@@ -218,5 +221,14 @@ mod tests {
         tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1);
         assert_eq!(tries.failed(2, error(Next::Stop, Reason::InvalidPicture), &routing, 1), Step::End);
         assert_eq!(tries.outcome(1, Effect::Write).reason, Reason::InvalidPicture);
+
+        for busy in [Reason::Overloaded, Reason::IndexBehind, Reason::DeadlineExceeded, Reason::Internal] {
+            for (effect, told) in [(Effect::Write, Reason::OutcomeUnknown), (Effect::Read, busy)] {
+                let mut tries = Tries::default();
+                tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1);
+                assert_eq!(tries.failed(2, error(Next::Stop, busy), &routing, 1), Step::End);
+                assert_eq!(tries.outcome(1, effect).reason, told, "{busy:?}");
+            }
+        }
     }
 }

@@ -11,11 +11,13 @@ mod api;
 mod config;
 mod error;
 mod leader;
+mod metrics;
 mod node_client;
 mod read;
 mod routing;
 mod scatter;
 mod server;
+mod vitals;
 mod write;
 
 pub use config::{AccessArgs, Args, CoordinatorConfig, Limits};

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::telemetry;
 use omma_common::tls::Dialer;
 use omma_proto::internal::v1 as node;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
@@ -16,8 +17,10 @@ use parking_lot::Mutex;
 use tonic::transport::Channel;
 use tower::limit::ConcurrencyLimit;
 use tower::{ServiceBuilder, ServiceExt};
+use tracing::Instrument;
 
 use crate::error::{CallError, Next, judge};
+use crate::metrics::REFUSED;
 
 /// A node that does not take a connection within this is treated as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,6 +43,8 @@ pub(crate) struct NodeClient {
     address: String,
     stack: Stack,
     in_flight: AtomicUsize,
+    ended: AtomicU64,
+    failed: AtomicU64,
     shunned_until: Mutex<Option<Instant>>,
 }
 
@@ -60,6 +65,10 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.node.ended.fetch_add(1, Ordering::Relaxed);
+        if !self.answered {
+            self.node.failed.fetch_add(1, Ordering::Relaxed);
+        }
         if !self.answered && self.begun.elapsed() > ABANDONED_LATE {
             self.node.shun(AFTER_ABANDONED);
         }
@@ -71,16 +80,20 @@ macro_rules! calls {
     ($($client:ident { $($name:ident($request:ty) -> $response:ty;)* })*) => {
         $($(
             pub(crate) async fn $name(&self, deadline: Deadline, message: $request) -> Result<$response, CallError> {
-                let mut counted = InFlight::enter(self);
-                let stack = self.admitted(deadline).await?;
-                let mut client = $client::new(stack)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .max_encoding_message_size(MAX_MESSAGE_BYTES);
-                let mut request = deadline.request(message);
-                omma_common::telemetry::inject(request.metadata_mut());
-                let answer = deadline.run(stringify!($name), client.$name(request)).await?;
-                counted.answered = true;
-                self.judged(answer.map(tonic::Response::into_inner))
+                let rpc = stringify!($name);
+                let call = async {
+                    let mut counted = InFlight::enter(self);
+                    let stack = self.admitted(deadline).await?;
+                    let mut client = $client::new(stack)
+                        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+                    let answer = deadline.run(rpc, client.$name(deadline.request(message))).await?;
+                    let judged = self.judged(answer.map(tonic::Response::into_inner));
+                    counted.answered = judged.as_ref().map_or_else(|e| e.error.reason != Reason::NodeUnreachable, |_| true);
+                    judged
+                };
+                let span = telemetry::child(|| tracing::debug_span!("call", otel.name = rpc, otel.kind = "client", node = self.address));
+                call.instrument(span).await
             }
         )*)*
     };
@@ -100,8 +113,8 @@ impl NodeClient {
             .initial_connection_window_size(16 << 20)
             .connect_with_connector_lazy(dialer.clone());
         let stack = ServiceBuilder::new().concurrency_limit(calls).service(channel);
-        let (in_flight, shunned_until) = (AtomicUsize::new(0), Mutex::new(None));
-        Ok(Self { address: address.to_owned(), stack, in_flight, shunned_until })
+        let (in_flight, ended, failed) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { address: address.to_owned(), stack, in_flight, ended, failed, shunned_until: Mutex::new(None) })
     }
 
     /// `host:port`.
@@ -112,6 +125,11 @@ impl NodeClient {
     /// Calls that run or wait; a measure of how busy the node is with us.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Calls that ended so far, and those of them that could not reach the node or were given up.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.ended.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 
     /// Whether it failed, or was too slow, a moment ago.
@@ -139,6 +157,7 @@ impl NodeClient {
                 Err(ApiError::new(Reason::DeadlineExceeded, "the deadline passed before a call could start").into())
             }
             Err(_) => {
+                REFUSED.with(&["calls"]).inc();
                 let text = format!("too many calls to shard node {} are under way", self.address);
                 Err(ApiError::new(Reason::Overloaded, text).into())
             }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use omma_common::admin::Subject;
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::rpc::{RpcLayer, Traces};
 use omma_common::serve::{Incoming, Track};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::args::{SecurityError, peer_dialer, public_port};
@@ -79,6 +81,9 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     }
     let share = Share { requests: config.limits.requests_per_client, rate: config.limits.rate_per_client };
     let coordinator = Arc::new(Coordinator::new(routing, config.limits, access.clone(), shutdown.clone()));
+    crate::metrics::init();
+    let subject: Arc<dyn Subject> = coordinator.clone();
+    config.vitals.show(&subject);
     let (health, health_service) = tonic_health::server::health_reporter();
     for name in SERVICES {
         health.set_service_status(name, ServingStatus::NotServing).await;
@@ -100,6 +105,8 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        // Outside of what refuses, so that refusals are counted.
+        .layer(RpcLayer::new(Traces::Begin))
         .layer(Track)
         .layer(Guarded(access))
         .layer(Shared(Shares::new(share)))
@@ -114,6 +121,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
 
     let drained = async {
         shutdown.clone().begun().await;
+        config.vitals.stopping();
         tokio::time::sleep(config.drain).await;
     };
     let alongside = async {

@@ -59,7 +59,7 @@ impl Clients {
         target: Target,
         change: impl FnOnce(&mut pb::SearchRequest),
     ) -> Result<pb::SearchResponse, Status> {
-        let query = pb::Query { target: Some(target), k: 3, min_score: None };
+        let query = pb::Query { target: Some(target), k: 3, ..Default::default() };
         let mut request = pb::SearchRequest { collection: "c".into(), query: Some(query), ..Default::default() };
         change(&mut request);
         Ok(self.search.search(request).await?.into_inner())
@@ -167,7 +167,7 @@ async fn what_is_put_is_found_got_and_deleted() {
 async fn a_batch_answers_each_query_by_itself() {
     let (_cluster, mut clients) = ready().await;
     clients.put(vec![vector("a", [1.0, 0.0, 0.0, 0.0]), vector("b", [0.0, 1.0, 0.0, 0.0])]).await.unwrap();
-    let query = |target| pb::Query { target: Some(target), k: 1, min_score: None };
+    let query = |target| pb::Query { target: Some(target), k: 1, ..Default::default() };
     let queries = vec![
         query(direction([1.0, 0.1, 0.0, 0.0])),
         query(direction([0.0; 4])),

@@ -14,6 +14,7 @@ from omma.v1 import (
     cluster_service_pb2_grpc,
     collection_service_pb2,
     collection_service_pb2_grpc,
+    filter_pb2,
     image_service_pb2,
     image_service_pb2_grpc,
     search_service_pb2,
@@ -111,6 +112,12 @@ def search(channel: grpc.Channel) -> None:
         check(best.id == f"picture-{i}", f"a flipped copy finds picture-{i}: {best.score:.3f}")
         check(best.attributes["number"].integer_value == i, "its attributes come along")
         check(answer.coverage.groups_asked == answer.coverage.groups_answered > 0, "all groups answered")
+    even = [types_pb2.AttributeValue(integer_value=i) for i in range(0, PICTURES, 2)]
+    wanted = filter_pb2.Filter(is_in=filter_pb2.InCondition(attribute="number", values=even))
+    query = search_service_pb2.Query(image_id="picture-3", k=PICTURES, filter=wanted)
+    answer = searches.Search(search_service_pb2.SearchRequest(collection=COLLECTION, query=query), timeout=TIMEOUT)
+    found = sorted(hit.id for hit in answer.hits)
+    check(found == sorted(f"picture-{i}" for i in range(0, PICTURES, 2)), "a filter finds the even ones, and all of them")
     request = search_service_pb2.SearchRequest(
         collection=COLLECTION, query=search_service_pb2.Query(picture=b"GIF89a, or not", k=3)
     )

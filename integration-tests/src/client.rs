@@ -184,7 +184,21 @@ impl Client {
     /// # Errors
     /// The call's.
     pub async fn search(&self, collection: &str, target: Target, k: u32) -> Result<SearchResponse, Status> {
-        let query = Query { target: Some(target), k, min_score: None };
+        self.search_where(collection, target, k, None).await
+    }
+
+    /// As [`Client::search`], of the images that satisfy `filter`.
+    ///
+    /// # Errors
+    /// The call's.
+    pub async fn search_where(
+        &self,
+        collection: &str,
+        target: Target,
+        k: u32,
+        filter: Option<Filter>,
+    ) -> Result<SearchResponse, Status> {
+        let query = Query { target: Some(target), k, filter, ..Default::default() };
         let request = SearchRequest {
             collection: collection.to_owned(),
             query: Some(query),

@@ -16,6 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::client::Client;
 use crate::convergence::{Shape, not_converged, not_near, not_ready};
 use crate::folders::{binary, target_folder};
+use crate::network::{Network, Party};
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::runtime::onnxruntime;
@@ -46,6 +47,12 @@ pub struct ClusterOptions {
     pub replication: usize,
     /// More flags for `omma-shard`.
     pub shard_flags: Vec<String>,
+    /// Whether all calls to shard nodes go through a [`Network`] that can be harmed.
+    pub proxied: bool,
+    /// What the shard nodes run: `omma-shard`, or a build of it that is broken on purpose.
+    pub shard_binary: String,
+    /// More environment for shard nodes.
+    pub environment: Vec<(String, String)>,
     /// More flags for `omma-coordinator`.
     pub coordinator_flags: Vec<String>,
     /// Under TLS on all ports, and with API keys.
@@ -63,6 +70,9 @@ impl ClusterOptions {
             groups: 3,
             replication: 3,
             shard_flags: Vec::new(),
+            proxied: false,
+            shard_binary: "omma-shard".to_owned(),
+            environment: Vec::new(),
             coordinator_flags: Vec::new(),
             secured: false,
         }
@@ -87,6 +97,12 @@ impl ClusterOptions {
         self
     }
 
+    /// Adds flags for both servers.
+    #[must_use]
+    pub fn flags(self, flags: &[&str]) -> Self {
+        self.coordinator_flags(flags).shard_flags(flags)
+    }
+
     /// TLS on all ports, and API keys.
     #[must_use]
     pub fn secured(mut self) -> Self {
@@ -100,7 +116,8 @@ impl ClusterOptions {
 pub struct Cluster {
     options: ClusterOptions,
     shards: Vec<Shard>,
-    coordinators: Vec<(Process, String)>,
+    coordinators: Vec<Coordinator>,
+    network: Option<Network>,
     secured: Option<Secured>,
     // Dropped after the processes, before the gate opens.
     _watchdog: Watchdog,
@@ -111,7 +128,15 @@ pub struct Cluster {
 struct Shard {
     process: Process,
     address: String,
+    admin: String,
     data: PathBuf,
+}
+
+#[derive(Debug)]
+struct Coordinator {
+    process: Process,
+    address: String,
+    admin: String,
 }
 
 impl Cluster {
@@ -140,12 +165,23 @@ impl Cluster {
 
         let addresses: Vec<String> = addresses(options.shard_nodes)?;
         let peers = addresses.join(",");
+        let mut network = options.proxied.then(|| Network::new(&run));
         let mut shards = Vec::new();
         for (i, address) in addresses.iter().enumerate() {
+            let admin = new_address()?;
             let data = run.join(format!("shard-{i}"));
+            let listen = match &mut network {
+                None => address.clone(),
+                Some(network) => {
+                    let behind = format!("127.0.0.1:{}", free_port()?);
+                    network.proxy(Party::Shard(i), address, &behind)?;
+                    behind
+                }
+            };
             let mut arguments = flags(&[
-                ("--listen", address),
+                ("--listen", &listen),
                 ("--advertise", address),
+                ("--admin-listen", &admin),
                 ("--data", &data.display().to_string()),
                 ("--peers", &peers),
                 ("--groups", &options.groups.to_string()),
@@ -155,22 +191,24 @@ impl Cluster {
             ]);
             arguments.extend(options.shard_flags.iter().cloned());
             arguments.extend(secured.iter().flat_map(|s| s.peer_flags("shard")));
-            let name = format!("shard-{i}");
+            let name = Party::Shard(i).to_string();
             let log = logs.join(format!("{name}.log"));
-            let process = Process::new(name, binary("omma-shard")?, arguments, log, &run);
-            shards.push(Shard { process, address: address.clone(), data });
+            let process = Process::new(name, binary(&options.shard_binary)?, arguments, log, &run);
+            let process = process.environment(&options.environment);
+            shards.push(Shard { process, address: address.clone(), admin, data });
         }
         let mut coordinators = Vec::new();
         for (i, address) in self::addresses(options.coordinators)?.into_iter().enumerate() {
-            let mut arguments = flags(&[("--listen", &address), ("--shard-nodes", &peers)]);
+            let admin = new_address()?;
+            let mut arguments = flags(&[("--listen", &address), ("--admin-listen", &admin), ("--shard-nodes", &peers)]);
             arguments.extend(options.coordinator_flags.iter().cloned());
             arguments.extend(secured.iter().flat_map(|s| [s.peer_flags("coordinator"), s.public_flags()].concat()));
-            let name = format!("coordinator-{i}");
+            let name = Party::Coordinator(i).to_string();
             let log = logs.join(format!("{name}.log"));
             let process = Process::new(name, binary("omma-coordinator")?, arguments, log, &run);
-            coordinators.push((process, address));
+            coordinators.push(Coordinator { process, address, admin });
         }
-        let cluster = Self { options, shards, coordinators, secured, _watchdog: watchdog, _gate: gate };
+        let cluster = Self { options, shards, coordinators, network, secured, _watchdog: watchdog, _gate: gate };
         for process in cluster.processes() {
             process.start()?;
         }
@@ -178,17 +216,56 @@ impl Cluster {
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.shards.iter().map(|s| &s.process).chain(self.coordinators.iter().map(|(p, _)| p))
+        self.shards.iter().map(|s| &s.process).chain(self.coordinators.iter().map(|c| &c.process))
     }
 
     fn shard(&self, node: usize) -> Result<&Shard> {
         self.shards.get(node).with_context(|| format!("there is no shard node {node}"))
     }
 
+    fn coordinator(&self, i: usize) -> Result<&Coordinator> {
+        self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))
+    }
+
+    /// Where coordinator `i` listens (host:port).
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn coordinator_address(&self, i: usize) -> Result<&str> {
+        Ok(&self.coordinator(i)?.address)
+    }
+
+    /// The process of coordinator `i`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn coordinator_process(&self, i: usize) -> Result<&Process> {
+        Ok(&self.coordinator(i)?.process)
+    }
+
+    /// Admin ports: first the shard nodes', then the coordinators'.
+    pub fn admin_ports(&self) -> Vec<&str> {
+        let coordinators = self.coordinators.iter().map(|c| c.admin.as_str());
+        self.shards.iter().map(|s| s.admin.as_str()).chain(coordinators).collect()
+    }
+
     /// What it should look like.
     pub fn shape(&self) -> Shape {
         let o = &self.options;
         Shape { nodes: o.shard_nodes, groups: o.groups, replication: o.replication }
+    }
+
+    /// What calls to shard nodes go through.
+    ///
+    /// # Errors
+    /// If the cluster was not started with `proxied`.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_ref().context("the cluster was started without a network that can be harmed")
+    }
+
+    /// Number of coordinators.
+    pub fn coordinators(&self) -> usize {
+        self.coordinators.len()
     }
 
     /// Number of shard nodes.
@@ -225,7 +302,7 @@ impl Cluster {
     /// # Errors
     /// If there is none.
     pub fn address(&self) -> Result<&str> {
-        Ok(&self.coordinators.first().context("there is no coordinator")?.1)
+        Ok(&self.coordinator(0)?.address)
     }
 
     /// A new connection to the first coordinator.
@@ -251,20 +328,12 @@ impl Cluster {
         self.secured.as_ref().context("the cluster is not secured")
     }
 
-    /// The process of coordinator `i`.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn coordinator_process(&self, i: usize) -> Result<&Process> {
-        Ok(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.0)
-    }
-
     /// A new connection to coordinator `i`.
     ///
     /// # Errors
     /// If there is none.
     pub fn client_of(&self, i: usize) -> Result<Client> {
-        self.connect(&self.coordinators.get(i).with_context(|| format!("there is no coordinator {i}"))?.1)
+        self.connect(&self.coordinator(i)?.address)
     }
 
     /// The cluster's status, as the first coordinator sees it.
@@ -350,7 +419,7 @@ impl Cluster {
     /// If that takes longer than `patience` or a process ended (with the logs' tails).
     pub async fn wait_ready(&self, patience: Duration) -> Result<()> {
         self.wait("ready", patience, async |cluster: &Self| {
-            for (_, address) in &cluster.coordinators {
+            for Coordinator { address, .. } in &cluster.coordinators {
                 let mut health = HealthClient::new(cluster.connect(address)?.channel());
                 let answer = health.check(HealthCheckRequest::default()).await?.into_inner();
                 if answer.status() != ServingStatus::Serving {
@@ -415,7 +484,11 @@ impl Cluster {
 }
 
 fn addresses(n: usize) -> Result<Vec<String>> {
-    (0..n).map(|_| Ok(format!("127.0.0.1:{}", free_port()?))).collect()
+    (0..n).map(|_| new_address()).collect()
+}
+
+fn new_address() -> Result<String> {
+    Ok(format!("127.0.0.1:{}", free_port()?))
 }
 
 fn flags(pairs: &[(&str, &str)]) -> Vec<String> {

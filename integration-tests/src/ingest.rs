@@ -1,7 +1,7 @@
 //! A write load that runs while something fails, and remembers what was acknowledged.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -28,9 +28,21 @@ pub struct Acknowledged {
 /// Writers that put random embeddings, one image per call, each tried with one request id until it is acknowledged.
 #[derive(Debug)]
 pub struct Ingest {
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicU64>,
-    writers: JoinSet<Result<Vec<Acknowledged>>>,
+    shared: Arc<Shared>,
+    writers: JoinSet<Result<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    count: AtomicU64,
+    acknowledged: Mutex<Vec<Acknowledged>>,
+}
+
+impl Shared {
+    fn take(&self) -> Vec<Acknowledged> {
+        std::mem::take(&mut self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What to write.
@@ -49,17 +61,23 @@ pub struct IngestOptions {
 impl Ingest {
     /// Begins to write.
     pub fn begin(client: &Client, options: &IngestOptions) -> Self {
-        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        Self::begin_named(client, options, "")
+    }
+
+    /// Begins to write images whose ids begin with `prefix`.
+    pub fn begin_named(client: &Client, options: &IngestOptions, prefix: &str) -> Self {
+        let shared = Arc::new(Shared::default());
         let mut writers = JoinSet::new();
         for writer in 0..options.writers {
-            writers.spawn(write(client.clone(), options.clone(), writer as u64, stop.clone(), count.clone()));
+            let ids = format!("{prefix}w{writer}");
+            writers.spawn(write(client.clone(), options.clone(), writer as u64, ids, shared.clone()));
         }
-        Self { stop, count, writers }
+        Self { shared, writers }
     }
 
     /// Acknowledged so far.
     pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.shared.count.load(Ordering::Relaxed)
     }
 
     /// Waits until `more` have been acknowledged after now.
@@ -82,32 +100,34 @@ impl Ingest {
     /// # Errors
     /// If a write was refused, or not acknowledged within a minute.
     pub async fn finish(mut self) -> Result<Vec<Acknowledged>> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut all = Vec::new();
+        self.shared.stop.store(true, Ordering::Relaxed);
         while let Some(writer) = self.writers.join_next().await {
-            all.extend(writer.context("a writer panicked")??);
+            writer.context("a writer panicked")??;
         }
-        Ok(all)
+        Ok(self.shared.take())
+    }
+
+    /// Lets every writer drop what it is at, and returns the ids of what was acknowledged. More may have been stored.
+    pub async fn abandon(mut self) -> Vec<String> {
+        self.writers.shutdown().await;
+        self.shared.take().into_iter().map(|a| a.id).collect()
     }
 }
 
-async fn write(
-    client: Client,
-    options: IngestOptions,
-    writer: u64,
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicU64>,
-) -> Result<Vec<Acknowledged>> {
+async fn write(client: Client, options: IngestOptions, writer: u64, ids: String, shared: Arc<Shared>) -> Result<()> {
     let mut rng = generator(options.seed, writer);
-    let mut done = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let id = format!("w{writer}-{}", done.len());
+    for number in 0.. {
+        if shared.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let id = format!("{ids}-{number}");
         let vector = unit_vector(&mut rng, options.dimension);
         client.store(&options.collection, vec![vector_image(&id, vector.clone())], PATIENCE).await?;
-        count.fetch_add(1, Ordering::Relaxed);
-        done.push(Acknowledged { id, vector, at: Instant::now() });
+        shared.count.fetch_add(1, Ordering::Relaxed);
+        let acknowledged = Acknowledged { id, vector, at: Instant::now() };
+        shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(acknowledged);
     }
-    Ok(done)
+    Ok(())
 }
 
 /// The longest time between two acknowledgements, of any writers: how long writing stood still.

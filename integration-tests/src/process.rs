@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -14,6 +15,7 @@ pub struct Process {
     name: String,
     binary: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     pid_file: PathBuf,
     child: Mutex<Option<Child>>,
@@ -23,7 +25,14 @@ impl Process {
     /// Not started yet. `log` gets both outputs of every run; the pid is kept in `run_folder` for the watchdog.
     pub fn new(name: String, binary: PathBuf, arguments: Vec<String>, log: PathBuf, run_folder: &Path) -> Self {
         let pid_file = run_folder.join(format!("{name}.pid"));
-        Self { name, binary, arguments, log, pid_file, child: Mutex::new(None) }
+        Self { name, binary, arguments, environment: Vec::new(), log, pid_file, child: Mutex::new(None) }
+    }
+
+    /// Adds to its environment.
+    #[must_use]
+    pub fn environment(mut self, more: &[(String, String)]) -> Self {
+        self.environment.extend_from_slice(more);
+        self
     }
 
     /// "shard-0", say.
@@ -47,6 +56,9 @@ impl Process {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let started = Command::new(&self.binary)
             .args(&self.arguments)
+            // Unless its flags name one: the default would be the same for all.
+            .env("OMMA_ADMIN_LISTEN", "off")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -74,6 +86,31 @@ impl Process {
             let _ = child.wait();
             let _ = std::fs::remove_file(&self.pid_file);
         }
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    ///
+    /// # Errors
+    /// If it does not run, does not end within `patience`, or ends with an error.
+    pub fn terminate(&self, patience: Duration) -> Result<()> {
+        self.signal("TERM")?;
+        let begin = Instant::now();
+        while begin.elapsed() < patience {
+            if let Some(status) = self.ended() {
+                self.kill();
+                return if status.success() { Ok(()) } else { bail!("{} ended with {status}", self.name) };
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("{} still runs {patience:?} after SIGTERM", self.name)
+    }
+
+    /// The whole log.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
     }
 
     /// Sends a signal by name ("STOP", "CONT", "TERM").

@@ -171,7 +171,7 @@ async fn an_unknown_collection_is_not_found_by_any_call() -> Result<()> {
     let vector = || vector_image("a", vec![1.0, 0.0]);
     let get = GetImageRequest { collection: name.clone(), id: "a".to_owned(), ..Default::default() };
     let batch = BatchGetImagesRequest { collection: name.clone(), ids: vec!["a".to_owned()], ..Default::default() };
-    let query = Query { target: Some(by_vector(&[1.0, 0.0])), k: 1, min_score: None };
+    let query = Query { target: Some(by_vector(&[1.0, 0.0])), k: 1, ..Default::default() };
     let queries = BatchSearchRequest { collection: name.clone(), queries: vec![query], ..Default::default() };
     let message = IngestImagesRequest { collection: name.clone(), image: Some(vector()), ..Default::default() };
     let stream = async {
@@ -203,7 +203,7 @@ async fn bad_queries_are_refused_by_field() -> Result<()> {
     let client = cluster().await?.client()?;
     client.create("bad-queries", Some(4)).await?;
     let vector = |values: &[f32]| Some(by_vector(values));
-    let good = Query { target: vector(&[1.0, 0.0, 0.0, 0.0]), k: 1, min_score: None };
+    let good = Query { target: vector(&[1.0, 0.0, 0.0, 0.0]), k: 1, ..Default::default() };
     let with = |target| Query { target, ..good.clone() };
     let rows = [
         (with(None), InvalidArgument, "query"),
@@ -217,8 +217,10 @@ async fn bad_queries_are_refused_by_field() -> Result<()> {
         (Query { min_score: Some(1.5), ..good.clone() }, InvalidArgument, "query.min_score"),
         (Query { min_score: Some(f32::NAN), ..good.clone() }, InvalidArgument, "query.min_score"),
     ];
+    let filtered =
+        bad_filters().map(|(filter, field)| (Query { filter: Some(filter), ..good.clone() }, InvalidArgument, field));
     let request = |query| SearchRequest { collection: "bad-queries".to_owned(), query, ..Default::default() };
-    for (query, reason, field) in rows {
+    for (query, reason, field) in rows.into_iter().chain(filtered) {
         let what = format!("{query:?}");
         let outcome = client.searches().search(request(Some(query))).await;
         let refusal = Refusal::of_call(outcome).with_context(|| what[..what.len().min(200)].to_owned())?;
@@ -236,6 +238,33 @@ async fn bad_queries_are_refused_by_field() -> Result<()> {
         Refusal::of_call(client.searches().batch_search(request).await)?.is(InvalidArgument, "queries")?;
     }
     Ok(())
+}
+
+/// Filters over every bound, with the field to blame.
+fn bad_filters() -> [(Filter, &'static str); 9] {
+    use omma_proto::v1::filter::Condition;
+    let of = |condition| Filter { condition: Some(condition) };
+    let value = |n| AttributeValue { kind: Some(attribute_value::Kind::IntegerValue(n)) };
+    let exists = |name: &str| of(Condition::Exists(ExistsCondition { attribute: name.to_owned() }));
+    let equals = |value| of(Condition::Equals(EqualsCondition { attribute: "a".to_owned(), value }));
+    let all_of = |filters| of(Condition::AllOf(FilterList { filters }));
+    let values = (0..257).map(value).collect();
+    let list = attribute_value::Kind::StringListValue(StringList::default());
+    let deep = (0..8).fold(exists("a"), |inner, _| of(Condition::Negation(Box::new(inner))));
+    [
+        (Filter::default(), "query.filter"),
+        (exists(""), "query.filter.exists.attribute"),
+        (equals(None), "query.filter.equals.value"),
+        (equals(Some(AttributeValue { kind: Some(list) })), "query.filter.equals.value"),
+        (of(Condition::IsIn(InCondition { attribute: "a".to_owned(), values })), "query.filter.is_in.values"),
+        (
+            of(Condition::Range(RangeCondition { attribute: "a".to_owned(), ..Default::default() })),
+            "query.filter.range",
+        ),
+        (all_of(vec![exists("a"), Filter::default()]), "query.filter.all_of.filters[1]"),
+        (all_of(vec![exists("a"); 64]), "query.filter"),
+        (deep, "query.filter.negation.negation.negation.negation.negation.negation.negation.negation"),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,7 +444,7 @@ async fn an_answer_that_is_too_large_is_told_as_such() -> Result<()> {
     for batch in images.collect::<Vec<_>>().chunks(200) {
         client.store("large-answers", batch.to_vec(), PATIENCE).await?;
     }
-    let query = |k| Query { target: Some(by_vector(&[1.0, 1.0])), k, min_score: None };
+    let query = |k| Query { target: Some(by_vector(&[1.0, 1.0])), k, min_score: None, filter: None };
     let search = |k, include_attributes| SearchRequest {
         collection: "large-answers".to_owned(),
         query: Some(query(k)),

@@ -274,7 +274,7 @@ async fn a_session_reads_its_own_writes_every_time() -> Result<()> {
         let stored = client.store("session", vec![vector_image(&id, vector.clone())], PATIENCE).await?;
         let request = SearchRequest {
             collection: "session".to_owned(),
-            query: Some(Query { target: Some(by_vector(&vector)), k: 1, min_score: None }),
+            query: Some(Query { target: Some(by_vector(&vector)), k: 1, ..Default::default() }),
             consistency: Consistency::Session.into(),
             session_tokens: stored.session_token.into_iter().collect(),
             ..Default::default()
@@ -315,8 +315,8 @@ async fn answers_are_exact_ordered_and_cover_all_groups() -> Result<()> {
 
     // The same queries in one call give the same answers; a bad one among them fails alone.
     let mut batch: Vec<_> =
-        queries.iter().map(|q| Query { target: Some(by_vector(q)), k: 10, min_score: None }).collect();
-    batch.push(Query { target: Some(by_vector(&[1.0; 3])), k: 10, min_score: None });
+        queries.iter().map(|q| Query { target: Some(by_vector(q)), k: 10, ..Default::default() }).collect();
+    batch.push(Query { target: Some(by_vector(&[1.0; 3])), k: 10, ..Default::default() });
     let request = BatchSearchRequest { collection: "exact".to_owned(), queries: batch, ..Default::default() };
     let answers = client.searches().batch_search(request).await?.into_inner().results;
     ensure!(answers.len() == queries.len() + 1);
@@ -352,7 +352,7 @@ async fn hits_below_the_least_score_are_left_out() -> Result<()> {
     for (min_score, expected) in [(Some(0.9), 1), (Some(0.0), 2), (Some(-1.0), 3), (None, 3)] {
         let request = SearchRequest {
             collection: "scores".to_owned(),
-            query: Some(Query { target: Some(by_vector(&[1.0, 0.0])), k: 0, min_score }),
+            query: Some(Query { target: Some(by_vector(&[1.0, 0.0])), k: 0, min_score, ..Default::default() }),
             ..Default::default()
         };
         let found = client.searches().search(request).await?.into_inner();

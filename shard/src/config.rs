@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use omma_common::admin::Vitals;
 use omma_common::serve::{ConnectionArgs, ConnectionLimits};
 use omma_common::tls::args::PeerTlsArgs;
 use omma_common::tls::{PeerTls, Plaintext};
@@ -58,6 +59,10 @@ pub struct ShardArgs {
     /// Bounds of the connections to this node.
     #[command(flatten)]
     pub connections: ConnectionArgs,
+    /// Share of the queries that are answered once more, exactly, to measure recall; 0 for none. It takes a twentieth
+    /// of one core at most.
+    #[arg(long, env = "OMMA_RECALL_SAMPLE", default_value_t = 0.001, value_name = "SHARE")]
+    pub recall_sample: f64,
     /// How pictures are encoded.
     #[command(flatten)]
     pub encoder: EncoderArgs,
@@ -153,6 +158,10 @@ pub struct ShardConfig {
     pub encoder: EncoderConfig,
     /// Requests that may wait for a searching thread; more are refused.
     pub search_queue: usize,
+    /// Share of the queries whose recall is measured.
+    pub recall_sample: f64,
+    /// This node's place on the admin port.
+    pub vitals: Vitals,
 }
 
 /// How often stores write what nobody waits for.
@@ -181,6 +190,8 @@ impl ShardArgs {
             cache_bytes: self.cache_mib << 20,
             encoder: self.encoder.config(),
             search_queue: 1024,
+            recall_sample: self.recall_sample,
+            vitals: Vitals::default(),
         }
     }
 }

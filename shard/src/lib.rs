@@ -7,6 +7,8 @@
 #![deny(unsafe_code)]
 
 mod api;
+mod attributes;
+mod broken;
 mod config;
 pub mod encoder;
 mod format;
@@ -14,11 +16,14 @@ pub mod group;
 pub mod images;
 pub mod index;
 pub mod metadata;
+mod metrics;
 mod node;
 pub mod store;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use omma_common::admin::Subject;
 use omma_common::shutdown::{self, Shutdown};
 use omma_common::tls::args::{SecurityError, peer_dialer, peer_port};
 use tokio::net::TcpListener;
@@ -51,7 +56,12 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown) -> Result<(), RunError> {
     let security = peer_port(config.peer_tls.as_ref(), config.plaintext, listener.local_addr()?)?;
     let dialer = peer_dialer(config.peer_tls.as_ref(), config.plaintext, &config.peers)?;
+    metrics::init();
+    let vitals = config.vitals.clone();
     let node = node::Node::open(config, dialer).await?;
+    let subject: Arc<dyn Subject> = node.clone();
+    vitals.show(&subject);
+    drop(subject);
     let life = tokio::spawn(node.clone().live(shutdown.clone()));
     let (stop, stopped) = shutdown::channel();
     let mut serving = tokio::spawn(api::serve(listener, security, node.clone(), stopped));
@@ -65,6 +75,7 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
             None
         }
     };
+    vitals.stopping();
     life.abort();
     // Leadership goes to others while this node can still be heard.
     node.hand_over().await;

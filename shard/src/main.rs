@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
+use omma_common::admin::{Admin, Vitals};
 use omma_common::shutdown::Shutdown;
-use omma_common::telemetry::{self, TelemetryConfig};
+use omma_common::telemetry::TelemetryArgs;
 use omma_shard::ShardArgs;
 
 /// Runs a shard node of Omma: owns data, replicates it, searches it, and turns pictures into embeddings.
@@ -13,15 +14,11 @@ use omma_shard::ShardArgs;
 struct Args {
     #[command(flatten)]
     shard: ShardArgs,
-    /// What to log, such as info or omma_shard=debug.
-    #[arg(long, env = "OMMA_LOG", default_value = telemetry::DEFAULT_FILTER)]
-    log: String,
-    /// Log JSON, one object a line.
-    #[arg(long, env = "OMMA_LOG_JSON")]
-    log_json: bool,
-    /// Send traces to this OTLP/gRPC endpoint.
-    #[arg(long, env = "OMMA_OTLP_ENDPOINT", value_name = "URL")]
-    otlp_endpoint: Option<String>,
+    /// Where to serve metrics and probes over HTTP; off for nowhere. Port 0 takes a free port.
+    #[arg(long, env = "OMMA_ADMIN_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:7711")]
+    admin_listen: String,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
 }
 
 #[tokio::main]
@@ -36,16 +33,15 @@ async fn main() -> std::process::ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
-    let _telemetry = telemetry::init(&TelemetryConfig {
-        service: "omma-shard",
-        filter: args.log,
-        json: args.log_json,
-        otlp_endpoint: args.otlp_endpoint,
-    })?;
+    let _telemetry = args.telemetry.init("omma-shard")?;
+    let shutdown = Shutdown::on_signals();
+    let vitals = Vitals::default();
+    let _admin = Admin::serve(&args.admin_listen, vec![vitals.clone()]).await?;
     let listener = tokio::net::TcpListener::bind(&args.shard.listen)
         .await
         .map_err(|e| format!("cannot listen on {}: {e}", args.shard.listen))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
-    omma_shard::run(listener, args.shard.config(), Shutdown::on_signals()).await?;
+    let config = omma_shard::ShardConfig { vitals, ..args.shard.config() };
+    omma_shard::run(listener, config, shutdown).await?;
     Ok(())
 }

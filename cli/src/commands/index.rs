@@ -10,6 +10,7 @@ use serde_json::json;
 use super::Context;
 use crate::args::InCollection;
 use crate::exit::CliError;
+use crate::indexing::attributes::{self, Given};
 use crate::indexing::{Listing, Report, index, list};
 use crate::json;
 use crate::output::{Output, note};
@@ -21,11 +22,15 @@ const NAMED_FAILURES: usize = 20;
 
 /// Files whose bytes are stored already are not sent again: run it again after anything went wrong.
 #[derive(Debug, Args)]
+#[command(after_long_help = attributes::FORMAT)]
 pub(crate) struct IndexArgs {
     /// Searched through with all folders in it; hidden ones are left out. A file's path in it becomes the id.
     folder: PathBuf,
     #[command(flatten)]
     within: InCollection,
+    /// Attributes of the pictures: a .csv or .jsonl file, see below.
+    #[arg(long, value_name = "FILE")]
+    attributes: Option<PathBuf>,
     /// Exit with 0 although some files failed.
     #[arg(long)]
     keep_going: bool,
@@ -36,14 +41,21 @@ pub(crate) async fn run(context: &Context, args: IndexArgs) -> Result<(), CliErr
     if !folder.is_dir() {
         return Err(CliError::Usage(format!("{} is no folder", folder.display())));
     }
+    let given = match args.attributes {
+        Some(path) => {
+            blocking("reading the attributes", move || attributes::read(&path)).await?.map_err(CliError::Usage)?
+        }
+        None => Given::new(),
+    };
     let omma = context.connect().await?;
     ensure_collection(&omma, &args.within.collection, context.output).await?;
-    let listing = tokio::task::spawn_blocking(move || list(&folder))
-        .await
-        .map_err(|_| CliError::Failed("listing the folder was interrupted".into()))?;
-    let Listing { files, failures, skipped } = listing;
+    let Listing { files, failures, skipped } = blocking("listing the folder", move || list(&folder)).await?;
+    let without_picture = given.len() - files.iter().filter(|file| given.contains_key(&file.id)).count();
+    if without_picture > 0 {
+        note(format!("omma: {without_picture} of {} ids with attributes name no picture of the folder", given.len()));
+    }
     let bar = progress::bar(files.len() as u64, "index");
-    let mut report = index(&omma, &args.within.collection, files, &bar).await;
+    let mut report = index(&omma, &args.within.collection, files, &given, &bar).await;
     bar.finish_and_clear();
     report.tally.failures.splice(0..0, failures);
 
@@ -54,6 +66,10 @@ pub(crate) async fn run(context: &Context, args: IndexArgs) -> Result<(), CliErr
         None if failed > 0 && !args.keep_going => Err(CliError::Some(failed)),
         None => Ok(()),
     }
+}
+
+async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CliError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| CliError::Failed(format!("{what} was interrupted")))
 }
 
 /// Creates the collection, in the vector space of the cluster's encoder, if it is missing.

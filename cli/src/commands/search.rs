@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use omma_client::proto::{Consistency, Query, SearchResponse, SearchTimings};
-use omma_client::{SearchOptions, query};
+use omma_client::proto::{Consistency, Filter, Query, SearchResponse, SearchTimings};
+use omma_client::{SearchOptions, filter, query};
 use omma_common::limits::{DEFAULT_K, MAX_K};
 
 use super::Context;
@@ -15,7 +15,7 @@ use crate::table::{Align, Table};
 use crate::text::{duration, proto_duration};
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("target").required(true))]
+#[command(group = clap::ArgGroup::new("target").required(true), after_long_help = filters())]
 pub(crate) struct SearchArgs {
     /// A picture: JPEG, PNG, GIF, WebP, BMP or TIFF.
     #[arg(group = "target")]
@@ -34,6 +34,9 @@ pub(crate) struct SearchArgs {
     /// Leave out hits below this score, -1 to 1.
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true, value_parser = parse_score)]
     min_score: Option<f32>,
+    /// Only images whose attributes satisfy this filter, such as "colour = 'red' and price < 10"; see below.
+    #[arg(long = "where", value_name = "FILTER", value_parser = filter::parse)]
+    filter: Option<Filter>,
     /// How fresh the answer must be.
     #[arg(long, value_enum, default_value_t = ConsistencyArg::Linearizable)]
     consistency: ConsistencyArg,
@@ -63,8 +66,16 @@ impl From<ConsistencyArg> for Consistency {
     }
 }
 
+fn filters() -> String {
+    format!(
+        "Filters (--where):\n{}\n\nNumbers compare by value, 3 with 3.0. A list of strings equals each string in it. What is \
+         missing, or of\nanother type, satisfies no comparison, so that \"a != 1\" finds images without a, too.",
+        filter::GRAMMAR
+    )
+}
+
 pub(crate) async fn run(context: &Context, args: SearchArgs) -> Result<(), CliError> {
-    let query = Query { min_score: args.min_score, ..read_query(&args).await? };
+    let query = Query { min_score: args.min_score, filter: args.filter.clone(), ..read_query(&args).await? };
     let omma = context.connect().await?;
     let options = SearchOptions {
         consistency: args.consistency.into(),

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use omma_common::admin::{self, Admin, Vitals};
 use omma_common::deadline::Deadline;
 use omma_common::shutdown::{self, Shutdown};
-use omma_common::telemetry::DEFAULT_FILTER;
+use omma_common::telemetry::TelemetryArgs;
 use omma_common::tls::Dialer;
 use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs, peer_dialer};
 use omma_coordinator::AccessArgs;
@@ -42,9 +43,11 @@ pub(crate) struct ServeArgs {
     security: SecurityArgs,
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// What to log, as a tracing filter.
-    #[arg(long, value_name = "FILTER", env = "OMMA_LOG", default_value = DEFAULT_FILTER)]
-    log: String,
+    /// Where to serve metrics and probes over HTTP; nowhere if left out. Port 0 takes a free port.
+    #[arg(long, value_name = "HOST:PORT", env = "OMMA_ADMIN_LISTEN", default_value = admin::OFF)]
+    admin_listen: String,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
 }
 
 /// Who may reach it, and how.
@@ -108,8 +111,10 @@ pub(crate) struct EncoderArgs {
 }
 
 pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), CliError> {
-    let otlp = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
-    let _telemetry = telemetry("omma", &args.log, context.global.json, otlp)?;
+    let logging = TelemetryArgs { log_json: args.telemetry.log_json || context.global.json, ..args.telemetry.clone() };
+    let _telemetry = telemetry("omma", &logging)?;
+    let (of_shard, of_coordinator) = (Vitals::default(), Vitals::default());
+    let _admin = Admin::serve(&args.admin_listen, vec![of_shard.clone(), of_coordinator.clone()]).await?;
     std::fs::create_dir_all(&args.data).map_err(CliError::writing(&args.data))?;
     let shard = ShardSettings {
         data: args.data.clone(),
@@ -120,9 +125,9 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), CliErr
         onnxruntime: runtime_library::locate(args.encoder.onnxruntime).await?,
         model: args.encoder.model,
         device: args.encoder.device,
-        log: args.log.clone(),
+        log: logging.log.clone(),
     };
-    let mut coordinator = coordinator_flags(&args.listen, std::slice::from_ref(&args.shard_listen), &args.log);
+    let mut coordinator = coordinator_flags(&args.listen, std::slice::from_ref(&args.shard_listen), &logging.log);
     coordinator.extend(args.security.coordinator_flags());
     let mut shard = shard.flags();
     shard.extend(args.security.shard_flags());
@@ -134,8 +139,8 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), CliErr
     let servers = async {
         // Whichever ends first ends the other: half of Omma is of no use.
         let (shard, coordinator) = tokio::join!(
-            ending(run_shard(shard, stopping.clone()), &stop),
-            ending(run_coordinator(coordinator, stopping.clone()), &stop),
+            ending(run_shard(shard, of_shard, stopping.clone()), &stop),
+            ending(run_coordinator(coordinator, of_coordinator, stopping.clone()), &stop),
         );
         shard.and(coordinator)
     };

@@ -45,6 +45,7 @@ impl ServerProcess {
             // The demo's own settings must not reach its servers.
             .env_remove("OMMA_ENDPOINT")
             .env_remove("OMMA_LISTEN")
+            .env_remove("OMMA_ADMIN_LISTEN")
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(both)

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::commands::Context;
 use crate::commands::serve::EncoderArgs;
 use crate::exit::CliError;
+use crate::indexing::attributes::Given;
 use crate::indexing::{Found, Report, index, list};
 use crate::samples::{Samples, samples};
 use crate::text::{count, duration};
@@ -136,7 +137,7 @@ fn hold_back(found: Vec<Found>) -> (Vec<Found>, Vec<Found>) {
 async fn ingest(cluster: &Cluster, files: Vec<Found>) -> Result<Report, CliError> {
     cluster.omma.create_collection(COLLECTION, None).await?;
     let bar = progress::bar(files.len() as u64, "ingest");
-    let mut report = index(&cluster.omma, COLLECTION, files, &bar).await;
+    let mut report = index(&cluster.omma, COLLECTION, files, &Given::new(), &bar).await;
     bar.finish_and_clear();
     match report.broken.take() {
         Some(error) => Err(error.into()),

@@ -10,8 +10,9 @@ use omma_client::{ClientError, Omma, ReadOptions, image_from_picture};
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use tokio::sync::mpsc;
 
+use super::attributes::Given;
 use super::found::Found;
-use super::plan::{Decision, decide, digests};
+use super::plan::{Decision, by_id, decide};
 use super::tally::{Failure, Tally, lock};
 
 /// Files read at once, each on a thread for blocking work.
@@ -35,6 +36,7 @@ pub(super) async fn feed(
     omma: &Omma,
     collection: &str,
     files: Vec<Found>,
+    given: &Given,
     sender: mpsc::Sender<NewImage>,
     tally: &Mutex<Tally>,
     progress: &ProgressBar,
@@ -56,12 +58,12 @@ pub(super) async fn feed(
         if batch.len() >= LOOKUP_IMAGES || batch_bytes >= LOOKUP_BYTES {
             batch_bytes = 0;
             let full = std::mem::take(&mut batch);
-            if !send_new(omma, collection, full, &sender, tally, progress).await? {
+            if !send_new(omma, collection, full, given, &sender, tally, progress).await? {
                 return Ok(());
             }
         }
     }
-    send_new(omma, collection, batch, &sender, tally, progress).await.map(|_| ())
+    send_new(omma, collection, batch, given, &sender, tally, progress).await.map(|_| ())
 }
 
 /// Sends those of a batch that are not stored; `false` if nobody takes them any more.
@@ -69,6 +71,7 @@ async fn send_new(
     omma: &Omma,
     collection: &str,
     batch: Vec<Loaded>,
+    given: &Given,
     sender: &mpsc::Sender<NewImage>,
     tally: &Mutex<Tally>,
     progress: &ProgressBar,
@@ -77,15 +80,16 @@ async fn send_new(
         return Ok(true);
     }
     let ids = batch.iter().map(|picture| picture.id.clone()).collect();
-    let stored = digests(omma.batch_get_images(collection, ids, &ReadOptions::default()).await?);
+    let stored = by_id(omma.batch_get_images(collection, ids, &ReadOptions::default()).await?);
     for picture in batch {
-        if decide(&picture.id, picture.digest.as_bytes(), &stored) == Decision::Unchanged {
+        let Decision::Send(attributes) = decide(&picture.id, picture.digest.as_bytes(), &stored, given) else {
             lock(tally).unchanged += 1;
             progress.inc(1);
             continue;
-        }
+        };
         let bytes = picture.bytes.len() as u64;
-        if sender.send(image_from_picture(picture.id, picture.bytes)).await.is_err() {
+        let image = NewImage { attributes, ..image_from_picture(picture.id, picture.bytes) };
+        if sender.send(image).await.is_err() {
             return Ok(false);
         }
         lock(tally).bytes_sent += bytes;

@@ -1,5 +1,6 @@
 //! A folder of pictures into a collection: find, read and digest, leave out what is stored already, send the rest.
 
+pub(crate) mod attributes;
 mod feed;
 mod found;
 mod plan;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
+use attributes::Given;
 pub(crate) use found::{Found, Listing, list};
 pub(crate) use tally::Tally;
 
@@ -28,15 +30,22 @@ pub(crate) struct Report {
     pub(crate) broken: Option<ClientError>,
 }
 
-/// Sends those of `files` that the collection does not hold already. Failures of single files are in the report.
-pub(crate) async fn index(omma: &Omma, collection: &str, files: Vec<Found>, progress: &ProgressBar) -> Report {
+/// Sends those of `files` that the collection does not hold already, with the attributes that are given for them.
+/// Failures of single files are in the report.
+pub(crate) async fn index(
+    omma: &Omma,
+    collection: &str,
+    files: Vec<Found>,
+    given: &Given,
+    progress: &ProgressBar,
+) -> Report {
     let started = Instant::now();
     let tally = Mutex::new(Tally::default());
     let (sender, receiver) = mpsc::channel(QUEUE);
     let options = IngestOptions { patience: std::time::Duration::from_secs(60), ..IngestOptions::default() };
     let mut outcomes = omma.ingest(collection, ReceiverStream::new(receiver), options);
 
-    let feeding = feed::feed(omma, collection, files, sender, &tally, progress);
+    let feeding = feed::feed(omma, collection, files, given, sender, &tally, progress);
     let collecting = async {
         while let Some(outcome) = outcomes.next().await {
             let Ingested { id, result, .. } = outcome?;

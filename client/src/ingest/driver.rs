@@ -139,7 +139,11 @@ impl Driver {
         }
         self.last_sign = Instant::now();
         let mut client = self.omma.images();
-        let opening = client.ingest_images(ReceiverStream::new(outgoing));
+        #[cfg_attr(not(feature = "trace"), allow(unused_mut))]
+        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+        #[cfg(feature = "trace")]
+        omma_common::telemetry::inject(request.metadata_mut());
+        let opening = client.ingest_images(request);
         match tokio::time::timeout(self.options.patience, opening).await {
             Ok(Ok(response)) => Ok(Connection { requests, responses: response.into_inner() }),
             Ok(Err(status)) => Err(judge(status.into())),

@@ -14,6 +14,7 @@ use futures::Stream;
 use omma_proto::v1::{NewImage, PutEffect};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::Instrument;
 
 use crate::call::Omma;
 use crate::error::ClientError;
@@ -68,7 +69,8 @@ impl Omma {
     {
         let (outcomes, receiver) = mpsc::channel(options.window_images.max(1));
         let driver = Driver::new(self.clone(), collection.to_owned(), options, outcomes);
-        tokio::spawn(driver.run(Box::pin(images)));
+        let span = tracing::info_span!("call", otel.name = "IngestImages", otel.kind = "client");
+        tokio::spawn(driver.run(Box::pin(images)).instrument(span));
         ReceiverStream::new(receiver)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use omma_common::error::{ApiError, Reason};
 use omma_common::topk::TopK;
 use omma_common::vector::normalise;
+use omma_proto::v1::filter::Condition;
 use omma_proto::v1::{
     AttributeValue, Collection, Embedding, Hit, Image, NewImage, PutEffect, Query, VectorSpace, new_image, query,
 };
@@ -143,7 +144,15 @@ impl Store {
         };
         let k = if query.k == 0 { 10 } else { query.k };
         let mut top = TopK::new(k as usize);
+        let wanted = |stored: &Stored| match query.filter.as_ref().map(|f| &f.condition) {
+            None => Ok(true),
+            Some(Some(Condition::Equals(c))) => Ok(stored.attributes.get(&c.attribute) == c.value.as_ref()),
+            Some(other) => Err(ApiError::field("query.filter", format!("is not known here: {other:?}"))),
+        };
         for (id, stored) in images.iter().filter(|(id, _)| Some(id.as_str()) != itself) {
+            if !wanted(stored)? {
+                continue;
+            }
             let score: f32 = vector.iter().zip(&stored.embedding).map(|(a, b)| a * b).sum();
             if query.min_score.is_none_or(|least| score >= least) {
                 top.push((id.clone(), score));

@@ -34,7 +34,6 @@ const TABLE: &[(&str, Need)] = &[
     ("/omma.v1.ClusterService/GetClusterStatus", ADMIN),
     // Probes of an orchestrator have no credentials.
     ("/grpc.health.v1.Health/Check", Nothing),
-    ("/grpc.health.v1.Health/List", Nothing),
     ("/grpc.health.v1.Health/Watch", Credentials),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Credentials),
 ];

@@ -12,6 +12,7 @@ use futures::Stream;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
+use omma_common::telemetry;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
 use prost::Message;
@@ -84,8 +85,6 @@ pub(crate) fn open(
     let credential = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).and_then(credential);
     let credential = credential.map(str::to_owned);
     let place = coordinator.admit()?;
-    let span = tracing::info_span!("request", rpc = "IngestImages");
-    omma_common::telemetry::link(&span, request.metadata());
     let ingest = Ingest {
         coordinator,
         deadline: stream_deadline(request.metadata()),
@@ -101,7 +100,8 @@ pub(crate) fn open(
         credential,
         checked: Instant::now(),
         active: Instant::now(),
-        span,
+        // The server's: it lives as long as the stream.
+        span: tracing::Span::current(),
         begun: Instant::now(),
         answered: 0,
         outcome: "OK",
@@ -182,9 +182,12 @@ impl Ingest {
         let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
         let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
+        // A trace of its own: a stream may bring millions.
+        let span = tracing::debug_span!(parent: None, "ingest image");
+        telemetry::link(&span, &self.span);
         let (ended, next_turn) = oneshot::channel();
         let before = self.newest.insert(taken.id.clone(), next_turn);
-        let write = answer_one(coordinator, collection, message, deadline, before).instrument(self.span.clone());
+        let write = answer_one(coordinator, collection, message, deadline, before).instrument(span);
         let client = Client::of(&self.caller, self.address);
         let task = self.writes.spawn(async move {
             let answer = client.doing(write).await;

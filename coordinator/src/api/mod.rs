@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod collections;
+pub(crate) mod filter;
 pub(crate) mod images;
 pub(crate) mod ingest;
 pub(crate) mod oversize;
@@ -18,14 +19,15 @@ use omma_common::error::{ApiError, Reason};
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::serve::ConnectInfo;
 use omma_common::shutdown::Shutdown;
+use omma_common::telemetry;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
-use tracing::Instrument;
 
 use crate::access::{Access, Caller, Client, Deed, Scoped, audit};
 use crate::config::Limits;
+use crate::metrics::REFUSED;
 use crate::routing::{Collection, Routing};
 use crate::scatter::hedge::HedgeDelay;
 
@@ -53,9 +55,16 @@ impl Coordinator {
     /// A place among the requests that are served at once, or `OVERLOADED`.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            REFUSED.with(&["requests"]).inc();
             let text = format!("this coordinator serves {} requests already", self.limits.requests);
             ApiError::new(Reason::Overloaded, text).with("limit", self.limits.requests)
         })
+    }
+
+    /// Requests that are served, and how many may be.
+    pub(crate) fn occupancy(&self) -> (usize, usize) {
+        let most = self.limits.requests.min(Semaphore::MAX_PERMITS);
+        (most.saturating_sub(self.places.available_permits()), most)
     }
 
     /// Runs `work` for the collection of that name; once more if the groups have dropped the one that the cache knew
@@ -101,7 +110,8 @@ pub(crate) fn deadline_of(metadata: &MetadataMap) -> Deadline {
 }
 
 impl Api {
-    /// Serves one unary call: place, span, deadline, the caller's right to what the message is about, the log.
+    /// Serves one unary call: place, deadline, the caller's right to what the message is about, the log. Its span is the
+    /// server's.
     pub(crate) async fn unary<Req, Res, F, Fut>(
         &self,
         rpc: &'static str,
@@ -117,8 +127,6 @@ impl Api {
         let (caller, address) = (caller_of(&request)?, address_of(&request));
         let _place = self.0.admit()?;
         let begun = Instant::now();
-        let span = tracing::info_span!("request", rpc);
-        omma_common::telemetry::link(&span, request.metadata());
         let deadline = deadline_of(request.metadata());
         let message = request.into_inner();
         let scope = message.scope();
@@ -126,11 +134,11 @@ impl Api {
         let answer = match caller.authorise(&scope) {
             Ok(()) => {
                 let work = Client::of(&caller, address).doing(work(Arc::clone(&self.0), message, deadline));
-                deadline.run(rpc, work).instrument(span.clone()).await.and_then(|answer| answer).and_then(fits)
+                deadline.run(rpc, work).await.and_then(|answer| answer).and_then(fits)
             }
             Err(denied) => Err(denied),
         };
-        span.in_scope(|| log(rpc, begun.elapsed(), answer.as_ref().err()));
+        log(rpc, begun.elapsed(), answer.as_ref().err());
         let outcome = answer.as_ref().err().map_or("OK", |e| e.reason.name());
         audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome });
         Ok(Response::new(answer?))
@@ -149,12 +157,12 @@ fn fits<Res: Message>(answer: Res) -> Result<Res, ApiError> {
 
 /// One line for each request: bugs and damage loudly, the rest for those who ask.
 fn log(rpc: &'static str, took: Duration, error: Option<&ApiError>) {
-    let millis = took.as_secs_f64() * 1e3;
+    let (millis, trace_id) = (took.as_secs_f64() * 1e3, telemetry::trace_id());
     match error {
-        None => tracing::debug!(rpc, millis, "answered"),
+        None => tracing::debug!(rpc, millis, trace_id, "answered"),
         Some(e) if matches!(e.reason, Reason::Internal | Reason::DataLoss) => {
-            tracing::warn!(rpc, millis, reason = e.reason.name(), error = %e, "failed");
+            tracing::warn!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, "failed");
         }
-        Some(e) => tracing::debug!(rpc, millis, reason = e.reason.name(), error = %e, "refused"),
+        Some(e) => tracing::debug!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, "refused"),
     }
 }

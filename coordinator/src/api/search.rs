@@ -12,7 +12,8 @@ use omma_proto::v1::query::Target;
 use omma_proto::v1::search_service_server::SearchService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Coordinator, validate};
+use super::{Api, Coordinator, filter, validate};
+use crate::metrics::{ENCODE_SECONDS, FAN_OUT_SECONDS, MERGE_SECONDS};
 use crate::read;
 use crate::routing::Collection;
 use crate::scatter::fan_out::{Found, ReadyQuery, SearchOptions, search};
@@ -66,6 +67,8 @@ async fn one(
     let (timings, found) = found.await?;
     let Found { hits, coverage, fan_out } = found;
     let (hits, merge) = hits.into_iter().next().unwrap_or_default();
+    FAN_OUT_SECONDS.took(fan_out);
+    MERGE_SECONDS.took(merge);
     Ok(response(hits, coverage, timings, fan_out, merge, begun.elapsed()))
 }
 
@@ -141,6 +144,7 @@ async fn prepare(
     deadline: Deadline,
 ) -> Result<Prepared, ApiError> {
     let k = validate::k(&format!("{path}.k"), query.k)?;
+    query.filter.as_ref().map_or(Ok(()), |wanted| filter::check(&format!("{path}.filter"), wanted))?;
     let mut wanted =
         Wanted { k, min_score: validate::min_score(&format!("{path}.min_score"), query.min_score)?, not: None };
     let mut timings = pb::SearchTimings { encode: proto(Duration::ZERO), ..Default::default() };
@@ -158,7 +162,9 @@ async fn prepare(
             let begun = Instant::now();
             let encoded = read::encode(&coordinator.routing, collection, picture, deadline).await;
             let encoded = encoded.map_err(|error| under(path, error))?;
-            timings.encode = proto(begun.elapsed());
+            let took = begun.elapsed();
+            ENCODE_SECONDS.took(took);
+            timings.encode = proto(took);
             timings.decode = proto(Duration::from_micros(encoded.decode_micros));
             timings.encode_queue = proto(Duration::from_micros(encoded.queue_micros));
             timings.inference = proto(Duration::from_micros(encoded.inference_micros));
@@ -171,7 +177,7 @@ async fn prepare(
             vector::to_bytes(&values)
         }
     };
-    Ok(Prepared { query: ReadyQuery { embedding, wanted }, timings })
+    Ok(Prepared { query: ReadyQuery { embedding, filter: query.filter, wanted }, timings })
 }
 
 /// A node's error, with the field it names as the client knows it.

@@ -136,18 +136,26 @@ fn attributes(path: &str, image: &NewImage) -> Result<(), ApiError> {
         return Err(ApiError::field(field, problem).with("limit", MAX_ATTRIBUTE_BYTES));
     }
     for (name, value) in &image.attributes {
-        if name.is_empty() || name.chars().any(char::is_control) {
-            return Err(ApiError::field(
-                &field,
-                format!("has the name {name:?}; allowed are names without control characters, not empty"),
-            ));
-        }
+        attribute_name(name).map_err(|_| {
+            let problem = format!("has the name {name:?}; allowed are names without control characters, not empty");
+            ApiError::field(&field, problem)
+        })?;
         attribute(value).map_err(|problem| ApiError::field(format!("{field}[{name:?}]"), problem))?;
     }
     Ok(())
 }
 
-fn attribute(value: &AttributeValue) -> Result<(), &'static str> {
+/// An attribute's name; an error continues the sentence "the name …".
+pub(crate) fn attribute_name(name: &str) -> Result<(), &'static str> {
+    match name.chars().any(char::is_control) {
+        _ if name.is_empty() => Err("must not be empty"),
+        true => Err("must not hold control characters"),
+        false => Ok(()),
+    }
+}
+
+/// An attribute's value; an error continues the sentence "the value …".
+pub(crate) fn attribute(value: &AttributeValue) -> Result<(), &'static str> {
     // 0001-01-01 to 9999-12-31, as google.protobuf.Timestamp says.
     const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
     match &value.kind {

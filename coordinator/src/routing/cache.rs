@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -14,6 +14,7 @@ use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::Dialer;
 use omma_proto::internal::v1::{GetMetadataRequest, GetMetadataResponse};
+use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -37,6 +38,8 @@ pub(crate) struct Routing {
     nodes: Nodes,
     map: watch::Sender<Option<Arc<ClusterMap>>>,
     leaders: watch::Sender<Leaders>,
+    /// When a node last answered with news, or that there are none.
+    heard: Mutex<Option<Instant>>,
     loose: SingleFlight,
     exact: SingleFlight,
 }
@@ -48,6 +51,7 @@ impl Routing {
             nodes: Nodes::new(calls_per_node, dialer),
             map: watch::Sender::new(None),
             leaders: watch::Sender::new(Leaders::default()),
+            heard: Mutex::default(),
             loose: SingleFlight::default(),
             exact: SingleFlight::default(),
         }
@@ -70,6 +74,11 @@ impl Routing {
     /// Told of each new map.
     pub(crate) fn watch(&self) -> watch::Receiver<Option<Arc<ClusterMap>>> {
         self.map.subscribe()
+    }
+
+    /// Since a node last told the map.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.heard.lock().map(|at| at.elapsed())
     }
 
     /// The map, asked for if there is none yet.
@@ -195,6 +204,7 @@ impl Routing {
 
     /// Takes what is newer.
     fn absorb(&self, answer: GetMetadataResponse) {
+        *self.heard.lock() = Some(Instant::now());
         self.leaders.send_if_modified(|leaders| {
             // Counted, not any(): each hint is to be heard.
             answer.leaders.iter().filter(|h| leaders.heard(h.group_id, h.leader_node_id, h.term)).count() > 0

@@ -9,13 +9,14 @@ use omma_common::error::{ApiError, Reason};
 use omma_common::ids::GroupId;
 use omma_common::session::Session;
 use omma_proto::internal::v1 as node;
-use omma_proto::v1::{Consistency, Coverage, Hit};
+use omma_proto::v1::{Consistency, Coverage, Filter, Hit};
 
 use super::coverage::{accept, coverage, time_for_groups};
 use super::hedge::HedgeDelay;
 use super::merge::{Wanted, merge};
 use super::replica::call_replica;
 use crate::leader::{Effect, call_leader};
+use crate::metrics::PARTIAL;
 use crate::routing::{Collection, Routing};
 
 /// How fresh a read must be.
@@ -46,6 +47,7 @@ impl Freshness {
 pub(crate) struct ReadyQuery {
     /// Unit-length, packed little-endian f32.
     pub(crate) embedding: Bytes,
+    pub(crate) filter: Option<Filter>,
     pub(crate) wanted: Wanted,
 }
 
@@ -101,6 +103,9 @@ pub(crate) async fn search(
             Err(error) => failures.push((group, error)),
         }
     }
+    if !failures.is_empty() {
+        PARTIAL.inc();
+    }
     accept(asked, &failures, options.allow_partial)?;
     let hits = queries.iter().map(|query| {
         let begun = Instant::now();
@@ -108,6 +113,14 @@ pub(crate) async fn search(
         (hits, begun.elapsed())
     });
     Ok(Found { hits: hits.collect(), coverage: coverage(asked, &failures), fan_out })
+}
+
+/// One for each query, unless none has one.
+fn filters(queries: &[ReadyQuery]) -> Vec<Filter> {
+    match queries.iter().any(|q| q.filter.is_some()) {
+        true => queries.iter().map(|q| q.filter.clone().unwrap_or_default()).collect(),
+        false => Vec::new(),
+    }
 }
 
 async fn search_group(
@@ -126,6 +139,7 @@ async fn search_group(
         consistency: options.freshness.consistency as i32,
         min_applied_index: options.freshness.min_applied_index(group),
         include_attributes: options.include_attributes,
+        filters: filters(queries),
     };
     let call = |node: std::sync::Arc<crate::node_client::NodeClient>, epoch| {
         let request = request(epoch);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::hedge::HedgeDelay;
 use crate::error::{CallError, Next};
+use crate::metrics::HEDGES;
 use crate::node_client::NodeClient;
 use crate::routing::Routing;
 
@@ -111,7 +112,10 @@ where
             },
             () = &mut delay, if !hedged => {
                 hedged = true;
-                asked.extend(rest.next().map(&timed));
+                if let Some(second) = rest.next() {
+                    HEDGES.inc();
+                    asked.push(timed(second));
+                }
             }
         }
     }

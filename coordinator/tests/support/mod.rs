@@ -371,6 +371,13 @@ impl ShardService for Double {
         Ok(Response::new(node::DropCollectionResponse {}))
     }
 
+    async fn get_digests(
+        &self,
+        _: Request<node::GetDigestsRequest>,
+    ) -> Result<Response<node::GetDigestsResponse>, Status> {
+        Err(Status::unimplemented("coordinators do not ask for digests"))
+    }
+
     async fn get_node_status(
         &self,
         _: Request<node::GetNodeStatusRequest>,

@@ -10,6 +10,7 @@ mod shard;
 use std::sync::Arc;
 
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::rpc::{RpcLayer, Traces};
 use omma_common::serve::{Incoming, Security, Track};
 use omma_common::shutdown::Shutdown;
 use omma_proto::internal::v1::metadata_service_server::MetadataServiceServer;
@@ -51,6 +52,8 @@ pub(crate) async fn serve(
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(32 << 20)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        // A trace begins where a client asks, never here.
+        .layer(RpcLayer::new(Traces::Continue))
         .layer(Track)
         .layer(checked)
         .add_service(health_service)

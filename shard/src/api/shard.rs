@@ -1,6 +1,8 @@
 //! The shard service: writes and reads of this node's replicas.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
@@ -9,7 +11,7 @@ use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::shard_service_server::ShardService;
 use omma_proto::internal::v1::*;
-use omma_proto::v1::{Consistency, PutResult};
+use omma_proto::v1::{Consistency, Filter, PutResult};
 use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
@@ -19,7 +21,10 @@ use super::{errors, put};
 use crate::encoder::Line;
 use crate::group::{Barrier, GroupState, Role};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
+use crate::images::digests::Mark;
+use crate::images::recall::Answered;
 use crate::images::{ImageHit, ImageState};
+use crate::metrics::{REFUSED, SEARCH_SECONDS};
 use crate::node::{Node, Shard, blocking};
 
 pub(super) struct ShardApi {
@@ -74,10 +79,14 @@ impl ShardService for ShardApi {
         // Reads atomics and locks that apply holds for moments only, but many of them.
         Ok(Response::new(blocking(move || node.status()).await))
     }
+
+    async fn get_digests(&self, request: Request<GetDigestsRequest>) -> Result<Response<GetDigestsResponse>, Status> {
+        self.call(request, "get_digests", |api, message, _| api.digests(message)).await
+    }
 }
 
 impl ShardApi {
-    /// One call: its span is a child of the caller's, its deadline is the caller's.
+    /// One call: its deadline is the caller's.
     async fn call<'a, M, T, F>(
         &'a self,
         request: Request<M>,
@@ -87,10 +96,8 @@ impl ShardApi {
     where
         F: Future<Output = Answer<T>>,
     {
-        let span = tracing::debug_span!("shard", rpc = name);
-        telemetry::link(&span, request.metadata());
         let deadline = Deadline::of(request.metadata());
-        let answer = deadline.run(name, serve(self, request.into_inner(), deadline)).instrument(span).await?;
+        let answer = deadline.run(name, serve(self, request.into_inner(), deadline)).await?;
         answer.map(Response::new).map_err(Status::from)
     }
 
@@ -185,18 +192,31 @@ impl ShardApi {
 
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
         let (shard, target) = self.shard(request.target.clone())?;
-        let queries = queries(&request, target.dimension)?;
-        let barrier = barrier(request.consistency, request.min_applied_index);
-        let applied_index = shard.replica.read_barrier(barrier, deadline).await?;
-        let turn = self.turn(deadline).await?;
-        let (uid, attributes) = (target.collection_uid, request.include_attributes);
+        let (consistency, attributes) = (request.consistency, request.include_attributes);
+        let barrier = barrier(consistency, request.min_applied_index);
+        let queries = queries(request, target.dimension)?;
+        let span = telemetry::child(|| tracing::debug_span!("read barrier", group = target.group_id));
+        let applied_index = shard.replica.read_barrier(barrier, deadline).instrument(span).await?;
+        let span = telemetry::child(|| tracing::debug_span!("wait for a turn"));
+        let turn = self.turn(deadline).instrument(span).await?;
+        let uid = target.collection_uid;
+        let span = telemetry::child(|| tracing::debug_span!("search", group = target.group_id));
+        let node = self.node.clone();
         let search = move || {
             // Until the work ends: its caller may give up long before.
             let _turn = turn;
+            let _in_span = span.entered();
             let (mut hits, mut room) = (Vec::new(), Room::in_message());
-            for (query, k) in &queries {
+            for GroupQuery { embedding, k, filter } in &queries {
                 in_time(deadline)?;
-                let found = shard.state.search(uid, query, *k, attributes).map_err(|e| errors::state(&e))?;
+                let begun = Instant::now();
+                let found = shard.state.search_where(uid, embedding, *k, filter.as_ref(), attributes);
+                let found = found.map_err(|e| errors::state(&e))?;
+                SEARCH_SECONDS.took(begun.elapsed());
+                if filter.is_none() && node.recall.wants() {
+                    let (query, hits) = (embedding.clone(), found.clone());
+                    node.recall.offer(&shard.state, Answered { uid, query, k: *k, hits, applied: applied_index });
+                }
                 let found = group_hits(found);
                 room.take(&found)?;
                 hits.push(found);
@@ -208,17 +228,16 @@ impl ShardApi {
 
     /// Waits for a place among the reads that run.
     async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        static WAITING: AtomicUsize = AtomicUsize::new(0);
-        struct Waiting;
-        impl Drop for Waiting {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
             fn drop(&mut self) {
-                WAITING.fetch_sub(1, Ordering::Relaxed);
+                self.0.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        let ahead = WAITING.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting;
+        let ahead = self.node.reads_waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.node.reads_waiting);
         if ahead >= self.node.config.search_queue {
+            REFUSED.with(&["reads"]).inc();
             return Err(ApiError::new(Reason::Overloaded, format!("{ahead} reads are waiting already")));
         }
         let permit = deadline.run("a place to read", self.node.reads.clone().acquire_owned()).await?;
@@ -237,12 +256,20 @@ impl ShardApi {
         })
     }
 
+    async fn digests(&self, request: GetDigestsRequest) -> Answer<GetDigestsResponse> {
+        let marks = self.node.digests(request.group_id).await;
+        let marks = marks.ok_or_else(|| errors::unknown_group(request.group_id))?;
+        let mark = |m: Mark| DigestMark { applied_index: m.applied, digest: m.digest.into() };
+        Ok(GetDigestsResponse { marks: marks.into_iter().map(mark).collect() })
+    }
+
     /// Refuses writes while too much waits for the graph: searches would slow down without end.
     fn check_tail(&self, state: &ImageState, uid: u64) -> Answer<()> {
         let (tail, limit) = (state.tail(uid), self.node.config.max_tail);
         if tail <= limit {
             return Ok(());
         }
+        REFUSED.with(&["tail"]).inc();
         let message = format!("{tail} images wait for the graph and {limit} may: send more slowly");
         Err(ApiError::new(Reason::IndexBehind, message).with("tail", tail).with("limit", limit))
     }
@@ -294,17 +321,29 @@ fn barrier(consistency: i32, min_applied_index: u64) -> Barrier {
     }
 }
 
-fn queries(request: &SearchGroupRequest, dimension: u32) -> Answer<Vec<(Vec<f32>, usize)>> {
-    if request.queries.len() != request.k.len() {
+/// One query of a group.
+struct GroupQuery {
+    embedding: Vec<f32>,
+    k: usize,
+    filter: Option<Filter>,
+}
+
+fn queries(request: SearchGroupRequest, dimension: u32) -> Answer<Vec<GroupQuery>> {
+    let SearchGroupRequest { queries, k, filters, .. } = request;
+    if queries.len() != k.len() {
         return Err(ApiError::field("k", "must be given for each query"));
     }
-    let one = |(bytes, k): (&bytes::Bytes, &u32)| {
-        let mut query = vector::from_bytes(bytes).map_err(|e| ApiError::field("queries", e))?;
-        vector::normalise(&mut query, dimension as usize)
+    if !filters.is_empty() && filters.len() != queries.len() {
+        return Err(ApiError::field("filters", "must be given for each query or for none"));
+    }
+    let filters = filters.into_iter().map(|filter| Some(filter).filter(|f| f.condition.is_some()));
+    let one = |((bytes, k), filter): ((bytes::Bytes, u32), Option<Filter>)| {
+        let mut embedding = vector::from_bytes(&bytes).map_err(|e| ApiError::field("queries", e))?;
+        vector::normalise(&mut embedding, dimension as usize)
             .map_err(|e| ApiError::bad_field(Reason::InvalidEmbedding, "queries", e))?;
-        Ok((query, *k as usize))
+        Ok(GroupQuery { embedding, k: k as usize, filter })
     };
-    request.queries.iter().zip(&request.k).map(one).collect()
+    queries.into_iter().zip(k).zip(filters.chain(std::iter::repeat(None))).map(one).collect()
 }
 
 fn group_hits(hits: Vec<ImageHit>) -> GroupHits {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fast_image_resize::Resizer;
 use omma_common::deadline::Deadline;
+use omma_common::telemetry::TracePoint;
 use omma_common::vector::normalise;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -22,6 +23,9 @@ use super::error::{EncoderError, PictureError};
 use super::lines::{Line, Lines};
 use super::preprocess::Preprocessing;
 use super::queue::Queue;
+use crate::metrics::{
+    BATCH_PICTURES, DECODE_SECONDS, ENCODER_QUEUE_SECONDS, INFERENCE_SECONDS, PICTURES, PICTURES_OK, REFUSED,
+};
 
 /// Undecoded bytes that may wait, in pictures of the largest size.
 const WAITING_LARGEST_PICTURES: usize = 16;
@@ -125,6 +129,7 @@ impl Pace {
 struct Ticket {
     answer: oneshot::Sender<Result<Encoded, EncoderError>>,
     deadline: Deadline,
+    trace: TracePoint,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -194,6 +199,12 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// Pictures inside, and how many may be.
+    pub(super) fn occupancy(&self) -> (usize, usize) {
+        let most = self.shared.config.queue.clamp(1, Semaphore::MAX_PERMITS);
+        (most.saturating_sub(self.slots.available_permits()), most)
+    }
+
     pub(super) fn counters(&self) -> EncoderCounters {
         EncoderCounters {
             images: self.shared.images.load(Ordering::Relaxed),
@@ -202,6 +213,18 @@ impl Pipeline {
     }
 
     pub(super) async fn encode(&self, picture: Bytes, line: Line, deadline: Deadline) -> Result<Encoded, EncoderError> {
+        let encoded = self.encode_now(picture, line, deadline).await;
+        match &encoded {
+            Ok(_) => PICTURES_OK.inc(),
+            Err(EncoderError::Overloaded) => REFUSED.with(&["encoder"]).inc(),
+            Err(EncoderError::Picture(_)) => PICTURES.with(&["picture"]).inc(),
+            Err(EncoderError::DeadlineExceeded) => PICTURES.with(&["late"]).inc(),
+            Err(_) => PICTURES.with(&["failed"]).inc(),
+        }
+        encoded
+    }
+
+    async fn encode_now(&self, picture: Bytes, line: Line, deadline: Deadline) -> Result<Encoded, EncoderError> {
         self.shared.config.limits.check_bytes(&picture)?;
         if deadline.passed() {
             return Err(EncoderError::DeadlineExceeded);
@@ -213,7 +236,7 @@ impl Pipeline {
         let permits = u32::try_from(picture.len().div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
         let bytes = self.share(&self.waiting_bytes, permits, line)?;
         let (answer, answered) = oneshot::channel();
-        let ticket = Ticket { answer, deadline, _slot: slot };
+        let ticket = Ticket { answer, deadline, trace: TracePoint::here(), _slot: slot };
         self.shared.to_decode.push(line, Undecoded { picture, ticket, since: Instant::now(), _bytes: bytes });
         match tokio::time::timeout_at(deadline.instant(), answered).await {
             Ok(Ok(result)) => result,
@@ -250,15 +273,18 @@ impl Shared {
         let mut resizer = Resizer::new();
         while let Some(Undecoded { picture, ticket, since, _bytes }) = self.to_decode.pop() {
             let Some(ticket) = ticket.wanted() else { continue };
-            let queue = since.elapsed();
             let start = Instant::now();
+            let queue = start - since;
+            ticket.trace.interval("decode queue", since, start, &[]);
             let prepared = self.prepare(&picture, &mut resizer, ticket.deadline);
-            let decode = start.elapsed();
+            let end = Instant::now();
+            let decode = end - start;
+            ticket.trace.interval("decode", start, end, &[]);
             Pace::note(&self.pace.decode_nanos, decode);
             match prepared {
                 Ok(numbers) => {
-                    let decoded = Decoded { numbers, ticket, since: Instant::now(), decode, queue };
-                    self.to_infer.push(decoded, self.ahead);
+                    DECODE_SECONDS.took(decode);
+                    self.to_infer.push(Decoded { numbers, ticket, since: end, decode, queue }, self.ahead);
                 }
                 Err(error) => ticket.answer(Err(error.into())),
             }
@@ -302,7 +328,8 @@ impl Shared {
                 true => Ok(vectors),
                 false => Err(format!("{} vectors for {} pictures", vectors.len(), batch.len())),
             });
-        let inference = start.elapsed();
+        let end = Instant::now();
+        let inference = end - start;
         Pace::note(&self.pace.infer_nanos, inference / u32::try_from(batch.len()).unwrap_or(1).max(1));
         let vectors = match result {
             Ok(vectors) => vectors,
@@ -313,8 +340,14 @@ impl Shared {
         };
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.images.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        INFERENCE_SECONDS.took(inference);
+        BATCH_PICTURES.observe(batch.len() as f64);
+        let pictures = batch.len() as i64;
         for (job, mut embedding) in batch.into_iter().zip(vectors) {
             let queue = job.queue + start.saturating_duration_since(job.since);
+            ENCODER_QUEUE_SECONDS.took(queue);
+            job.ticket.trace.interval("inference queue", job.since, start, &[]);
+            job.ticket.trace.interval("inference", start, end, &[("pictures", pictures)]);
             let checked = normalise(&mut embedding, self.config.dimension).map_err(EncoderError::from);
             job.ticket.answer(checked.map(|()| Encoded { embedding, decode: job.decode, queue, inference }));
         }

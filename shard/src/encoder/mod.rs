@@ -11,6 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use omma_common::deadline::Deadline;
 use omma_common::limits::{DEFAULT_MAX_PICTURE_BYTES, DEFAULT_MAX_PICTURE_PIXELS};
+use omma_common::telemetry;
+use tracing::Instrument;
 
 mod batch;
 mod budget;
@@ -164,6 +166,11 @@ impl Encoder {
         &self.0.info
     }
 
+    /// Pictures that wait or are worked on, and how many may.
+    pub fn occupancy(&self) -> (usize, usize) {
+        self.0.pipeline.occupancy()
+    }
+
     /// What it did so far.
     pub fn counters(&self) -> EncoderCounters {
         self.0.pipeline.counters()
@@ -176,7 +183,8 @@ impl Encoder {
     /// [`EncoderError::Picture`] if the picture is at fault; [`EncoderError::Overloaded`] if too many wait, most often
     /// at once, but also when others' turn comes first; [`EncoderError::DeadlineExceeded`] when `deadline` passes.
     pub async fn encode(&self, picture: Bytes, line: Line, deadline: Deadline) -> Result<Encoded, EncoderError> {
-        self.0.pipeline.encode(picture, line, deadline).await
+        let span = telemetry::child(|| tracing::debug_span!("encode", bytes = picture.len()));
+        self.0.pipeline.encode(picture, line, deadline).instrument(span).await
     }
 }
 

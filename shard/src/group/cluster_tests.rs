@@ -247,6 +247,7 @@ async fn a_restarted_replica_lets_the_lease_pass_before_it_votes() {
         last_log_id: Some(proto::RaftLogId { term: 98, node_id: candidate, index: 1_000 }),
         leader_transfer,
         pre_vote,
+        to: back,
     };
     cluster.kill(back).await;
     let begun = Instant::now();
@@ -336,6 +337,61 @@ async fn a_lagging_and_a_new_replica_catch_up_by_snapshot() {
     cluster.end().await;
 }
 
+/// Its lease still lasts when another is elected on its request, and here nobody can tell it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_hands_over_serves_nothing_stale() {
+    let timings = RaftTimings {
+        heartbeat: Duration::from_millis(500),
+        election_min: Duration::from_millis(2000),
+        election_max: Duration::from_millis(3000),
+        ..RaftTimings::default()
+    };
+    let cluster = Cluster::formed(3, timings).await;
+    cluster.propose("first").await;
+    let old = cluster.leader().await;
+    let (new, third) = (old % 3 + 1, (old + 1) % 3 + 1);
+    cluster.nodes[&old].server.abort();
+    let handing = tokio::spawn({
+        let replica = cluster.replica(old).clone();
+        async move { replica.transfer_leader(new).await }
+    });
+    let begun = Instant::now();
+    let written = loop {
+        if let Ok(written) = cluster.replica(new).propose(Bytes::from_static(b"new"), soon()).await {
+            break written.index;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{new} does not lead");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    let read = cluster.replica(old).read_barrier(Barrier::Linearizable, Deadline::after(Duration::from_secs(3))).await;
+    println!("read {:?} after the hand-over began: {read:?}", begun.elapsed());
+    assert!(read.as_ref().map_or(true, |index| *index >= written), "entry {written} is committed, but read: {read:?}");
+    let _ = handing.await;
+    assert_ne!(cluster.leader().await, old, "of {new} and {third}");
+    cluster.end().await;
+}
+
+/// A wiped node returns under a new id, at its old address: what is sent to the old id is not for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_answers_nothing_in_the_name_of_the_one_it_was() {
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    cluster.propose("first").await;
+    let leader = cluster.leader().await;
+    let (wiped, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.kill(wiped).await;
+    cluster.wipe(wiped);
+    cluster.start(4).await;
+    cluster.addresses.set(wiped, cluster.addresses.get(4).unwrap());
+    cluster.propose("with two of three").await;
+    cluster.kill(other).await;
+    // The leader is the only member left. Were the newcomer counted for the wiped one, this would be acknowledged.
+    let alone = Deadline::after(Duration::from_secs(3));
+    let refused = cluster.replica(leader).propose(Bytes::from_static(b"with one of three"), alone).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(!cluster.replica(4).is_initialised().await.unwrap(), "it took a log that is not its own");
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_moves_on_request_and_members_change_right_after() {
     let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
@@ -409,6 +465,7 @@ async fn unknown_groups_and_malformed_messages_are_refused() {
             last_applied: None,
             membership: Some(proto::RaftStoredMembership { log_id: None, membership: Some(Default::default()) }),
         }),
+        to: 0,
     };
     use proto::install_snapshot_request::Message;
     let chunk = Message::Chunk(Bytes::from_static(b"chunk"));

@@ -57,6 +57,14 @@ pub enum GroupError {
     /// This node has no replica of the group.
     #[error("this node has no replica of group {0}")]
     UnknownGroup(GroupId),
+    /// The node that was asked is not at this address any more.
+    #[error("node {to} is not here: this is node {here}")]
+    OtherNode {
+        /// Who was asked.
+        to: NodeId,
+        /// Who is here.
+        here: NodeId,
+    },
     /// The replica is shut down.
     #[error("the replica of group {0} is stopped")]
     Stopped(GroupId),
@@ -98,16 +106,17 @@ pub enum GroupError {
     },
 }
 
-impl From<GroupError> for ApiError {
-    fn from(error: GroupError) -> Self {
-        let reason = match &error {
+impl GroupError {
+    /// What the API says.
+    pub fn reason(&self) -> Reason {
+        match self {
             GroupError::NotLeader { .. } => Reason::NotLeader,
             GroupError::Unavailable { .. } => Reason::GroupUnavailable,
             GroupError::Overloaded { .. } => Reason::Overloaded,
             GroupError::TooLarge { .. } => Reason::MessageTooLarge,
             GroupError::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
             GroupError::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
-            GroupError::UnknownGroup(_) => Reason::UnknownGroup,
+            GroupError::UnknownGroup(_) | GroupError::OtherNode { .. } => Reason::UnknownGroup,
             GroupError::Stopped(_) => Reason::ShuttingDown,
             GroupError::Damaged(_) | GroupError::State(StateError::Damaged { .. }) => Reason::DataLoss,
             GroupError::Membership { .. }
@@ -116,8 +125,13 @@ impl From<GroupError> for ApiError {
             | GroupError::State(_)
             | GroupError::Io { .. }
             | GroupError::Fatal { .. } => Reason::Internal,
-        };
-        let api = ApiError::new(reason, error.to_string());
+        }
+    }
+}
+
+impl From<GroupError> for ApiError {
+    fn from(error: GroupError) -> Self {
+        let api = ApiError::new(error.reason(), error.to_string());
         match error {
             GroupError::NotLeader { leader: Some((node, address)), .. } => {
                 api.with("leader_node_id", node).with("leader_address", address)

@@ -151,6 +151,11 @@ impl GroupHost {
         self.log.counters()
     }
 
+    /// Operations that wait for the logs' writer, and how many may.
+    pub fn log_queue(&self) -> (usize, usize) {
+        (self.log.waiting(), super::log_writer::QUEUE)
+    }
+
     /// Stops one replica and flushes its state; its log and votes stay, so that it can be started again. Does nothing
     /// if it does not run.
     pub async fn stop(&self, group: GroupId) {

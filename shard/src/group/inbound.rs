@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt, future, stream};
 use omma_common::error::ApiError;
-use omma_common::ids::GroupId;
+use omma_common::ids::{GroupId, NodeId};
 use omma_proto::internal::v1 as proto;
 use proto::install_snapshot_request::Message;
 use tokio::sync::mpsc;
@@ -41,13 +41,18 @@ fn stopped(group: GroupId) -> Status {
 }
 
 impl GroupHost {
-    fn find(&self, group: GroupId) -> Result<Replica, Status> {
+    /// The replica of `group` on node `to`. After a wipe a node has a new id, but maybe its old address: what is sent to
+    /// the old one must not be answered in its name, as its log and votes are gone.
+    fn find(&self, group: GroupId, to: NodeId) -> Result<Replica, Status> {
+        if to != 0 && to != self.node {
+            return Err(refuse(GroupError::OtherNode { to, here: self.node }));
+        }
         self.get(group).ok_or_else(|| refuse(GroupError::UnknownGroup(group)))
     }
 
     /// A candidate asks for this replica's vote, or whether it would get it.
     pub async fn handle_vote(&self, request: proto::VoteRequest) -> Result<proto::VoteResponse, Status> {
-        let replica = self.find(request.group_id)?;
+        let replica = self.find(request.group_id, request.to)?;
         // A leader that transfers its leadership has given up its lease.
         if replica.is_quiet() && !request.leader_transfer {
             let why = "this replica was restarted just now, and lets the old leader's lease pass";
@@ -64,7 +69,7 @@ impl GroupHost {
     /// A heartbeat, or a single append.
     pub async fn handle_append(&self, request: proto::AppendRequest) -> Result<proto::AppendResponse, Status> {
         let group = request.group_id;
-        let replica = self.find(group)?;
+        let replica = self.find(group, request.to)?;
         let append = wire::read_append_request(request).map_err(malformed)?;
         let answer = replica.raft().append_entries(append).await;
         answer.map(|answer| wire::append_response(&answer)).map_err(|_| stopped(group))
@@ -84,7 +89,7 @@ impl GroupHost {
                 Some(Ok(first)) => first,
             };
             let group = first.group_id;
-            let replica = match host.find(group) {
+            let replica = match host.find(group, first.to) {
                 Ok(replica) => replica,
                 Err(status) => return stream::iter([Err(status)]).boxed(),
             };
@@ -110,7 +115,7 @@ impl GroupHost {
             return Err(malformed(Malformed("a snapshot without a header".into())));
         };
         let group = header.group_id;
-        let replica = self.find(group)?;
+        let replica = self.find(group, header.to)?;
         let (vote, meta) = wire::read_snapshot_header(&header).map_err(malformed)?;
         // One transfer at a time bounds what the spool takes.
         let _turn = replica
@@ -128,7 +133,7 @@ impl GroupHost {
         &self,
         request: proto::TransferLeaderRequest,
     ) -> Result<proto::TransferLeaderResponse, Status> {
-        let replica = self.find(request.group_id)?;
+        let replica = self.find(request.group_id, request.to)?;
         let transfer = wire::read_transfer_request(&request).map_err(malformed)?;
         let answer = replica.raft().handle_transfer_leader(transfer).await;
         answer.map(|answer| wire::transfer_response(&answer)).map_err(|_| stopped(request.group_id))

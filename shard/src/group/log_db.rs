@@ -65,6 +65,11 @@ impl LogDb {
         load(&table, group)
     }
 
+    /// Operations that wait for the writer.
+    pub(super) fn waiting(&self) -> usize {
+        log_writer::QUEUE.saturating_sub(self.jobs.capacity())
+    }
+
     pub(super) fn counters(&self) -> LogCounters {
         self.counters.read()
     }

@@ -9,11 +9,12 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use futures::{Stream, TryStreamExt, stream};
 use omma_common::ids::GroupId;
 use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,6 +23,7 @@ use super::log_db::{Loaded, LogDb, closed};
 use super::log_record::{Key, Kind, key, seal};
 use super::log_tail::LogTail;
 use super::log_writer::{Done, Job, Op};
+use super::trail::Trail;
 use super::types::{Config, Entry, LogId, Vote};
 use super::wire;
 
@@ -91,7 +93,8 @@ impl LogStore {
 
     fn operation(&self, number: u64, changes: Vec<(Key, Option<Vec<u8>>)>) -> Op {
         let written = Some((self.written.clone(), number));
-        Op { changes, entries: 0, durable: false, written, done: Done::Nobody }
+        let (queued, trails) = (Instant::now(), Vec::new());
+        Op { changes, entries: 0, durable: false, written, done: Done::Nobody, queued, trails }
     }
 
     /// Removes the entries `from..end` from the table.
@@ -123,6 +126,14 @@ impl LogStore {
             }
             return Ok(entries);
         }
+    }
+}
+
+/// The trail of an entry whose trace somebody records.
+fn recorded(entry: &Entry) -> Option<Trail> {
+    match &entry.payload {
+        EntryPayload::Normal(command) if command.1.is_recorded() => Some(command.1.clone()),
+        _ => None,
     }
 }
 
@@ -226,6 +237,7 @@ impl RaftLogStorage<Config> for LogStore {
             (key, Some(seal(&key, &wire::entry(entry))))
         });
         let changes: Vec<_> = sealed.collect();
+        let trails = entries.iter().filter_map(recorded).collect();
         let place = self.place().await?;
         let number = {
             let mut log = self.log.lock();
@@ -248,7 +260,7 @@ impl RaftLogStorage<Config> for LogStore {
         };
         let count = changes.len() as u64;
         let mut op = self.operation(number, changes);
-        (op.entries, op.durable, op.done) = (count, true, Done::Raft(callback));
+        (op.entries, op.durable, op.done, op.trails) = (count, true, Done::Raft(callback), trails);
         place.send(Job::Write(op));
         Ok(())
     }

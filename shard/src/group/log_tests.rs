@@ -9,9 +9,9 @@ use crate::group::machine::Machine;
 use crate::group::test_state::MemoryState;
 use crate::group::types::{Command, Leader};
 use bytes::Bytes;
+use openraft::StorageError;
 use openraft::storage::RaftLogStorageExt;
 use openraft::testing::log::{StoreBuilder, Suite};
-use openraft::{EntryPayload, StorageError};
 
 struct Builder;
 
@@ -45,7 +45,7 @@ fn openrafts_suite() {
 
 fn entry(index: u64, bytes: usize) -> Entry {
     let log_id = LogId { leader_id: Leader { term: 1, node_id: 1 }, index };
-    Entry { log_id, payload: EntryPayload::Normal(Command(Bytes::from(vec![index as u8; bytes]))) }
+    Entry { log_id, payload: EntryPayload::Normal(Command(Bytes::from(vec![index as u8; bytes]), Trail::default())) }
 }
 
 fn id(index: u64) -> LogId {

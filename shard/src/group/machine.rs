@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
@@ -12,8 +13,9 @@ use prost::Message;
 
 use super::snapshot::SnapshotData;
 use super::state_machine::{Committed, StateMachine};
-use super::types::{Config, LogId, Snapshot, SnapshotMeta, StoredMembership};
+use super::types::{Command, Config, LogId, Snapshot, SnapshotMeta, StoredMembership};
 use super::wire;
+use crate::metrics::{APPLIED_ENTRIES, APPLY_SECONDS, SNAPSHOTS};
 
 /// A chunk is applied when it has this many entries or bytes, or when nothing more is ready.
 const CHUNK_ENTRIES: usize = 512;
@@ -57,11 +59,15 @@ impl Machine {
     async fn apply_chunk(&mut self, chunk: Vec<EntryResponder<Config>>) -> io::Result<()> {
         let mut entries = Vec::with_capacity(chunk.len());
         let mut responders = Vec::with_capacity(chunk.len());
+        let mut trails = Vec::new();
         for (entry, responder) in chunk {
             self.applied.last_log_id = Some(entry.log_id);
             let command = match entry.payload {
                 EntryPayload::Blank => None,
-                EntryPayload::Normal(command) => Some(command.0),
+                EntryPayload::Normal(Command(bytes, trail)) => {
+                    trails.extend(trail.is_recorded().then_some(trail));
+                    Some(bytes)
+                }
                 EntryPayload::Membership(membership) => {
                     self.applied.last_membership = StoredMembership::new(Some(entry.log_id), membership);
                     None
@@ -71,7 +77,12 @@ impl Machine {
             responders.push(responder);
         }
         let (state, raft) = (self.state.clone(), encode(&self.applied));
+        let begun = Instant::now();
         let outcomes = blocking(move || state.apply(entries, raft)).await?;
+        let done = Instant::now();
+        APPLY_SECONDS.took(done - begun);
+        APPLIED_ENTRIES.add(responders.len() as u64);
+        trails.iter().for_each(|trail| trail.applied(begun, done, responders.len()));
         if outcomes.len() != responders.len() {
             return Err(io::Error::other("the state machine gave another number of outcomes than entries"));
         }
@@ -129,6 +140,7 @@ impl RaftStateMachine<Config> for Machine {
         let (state, raft) = (self.state.clone(), encode(meta));
         let chunks = snapshot.chunks()?;
         blocking(move || state.install(raft, chunks)).await?;
+        SNAPSHOTS.inc();
         self.applied = meta.clone();
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! [`host`] and [`replica`] are its face, with [`error`] and [`timings`]. Below: [`log_store`] over
 //! [`log_db`] and [`log_writer`] (one store and one writing thread for the logs of all groups), [`machine`] (drives a
 //! [`state_machine::StateMachine`]), [`network`] over [`peers`], [`snapshot`] (transfer), [`wire`] (what is sent and
-//! stored).
+//! stored), [`trail`] (traces).
 
 pub mod error;
 pub mod host;
@@ -23,6 +23,7 @@ mod snapshot;
 pub mod state_machine;
 pub mod status;
 pub mod timings;
+mod trail;
 mod types;
 mod wire;
 

@@ -124,7 +124,7 @@ impl Link {
         limit: Duration,
     ) -> Result<VoteResponse<Config>, RpcError> {
         let mut client = self.peer()?.quick;
-        let request = wire::vote_request(self.group, request, pre_vote);
+        let request = wire::vote_request(self.group, self.target, request, pre_vote);
         let response = self.call(RPCTypes::Vote, limit, client.vote(request)).await?;
         wire::read_vote_response(&response).map_err(|e| malformed(&e))
     }
@@ -136,10 +136,10 @@ impl Link {
         let mut client = self.peer()?.bulk;
         let sent = Arc::new(Mutex::new(VecDeque::new()));
         let outbound = input.map({
-            let (group, sent) = (self.group, sent.clone());
+            let (group, to, sent) = (self.group, self.target, sent.clone());
             move |request| {
                 sent.lock().push_back(Instant::now());
-                wire::append_request(group, &request)
+                wire::append_request(group, to, &request)
             }
         });
         let answers = self.call(RPCTypes::AppendEntries, OPEN_TIMEOUT, client.stream_append(outbound)).await?;
@@ -168,7 +168,7 @@ impl Link {
 
     async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot, limit: Duration) -> Result<Vote, RpcError> {
         let mut client = self.peer()?.bulk;
-        let header = wire::snapshot_header(self.group, &vote, &snapshot.meta);
+        let header = wire::snapshot_header(self.group, self.target, &vote, &snapshot.meta);
         let chunks = snapshot.snapshot.chunks().map_err(|e| NetworkError::new(&e))?;
         let (sender, messages) = mpsc::channel(CHUNKS_AHEAD);
         let accepted = Arc::new(AtomicU64::new(0));
@@ -245,7 +245,7 @@ impl RaftNetworkV2<Config> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Config>, RpcError> {
         let mut client = self.peer()?.quick;
-        let request = wire::append_request(self.group, &request);
+        let request = wire::append_request(self.group, self.target, &request);
         let response = self.call(RPCTypes::AppendEntries, option.hard_ttl(), client.append(request)).await?;
         wire::read_append_response(&response).map_err(|e| malformed(&e))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use omma_common::deadline::Deadline;
 use omma_common::ids::{GroupId, NodeId};
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::retry::Backoff;
+use omma_common::telemetry;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError,
@@ -17,6 +19,7 @@ use openraft::errors::{
 use openraft::raft::ClientWriteResponse;
 use openraft::{BasicNode, ChangeMembers, LinearizerOption};
 use tokio::sync::{Mutex, Semaphore, watch};
+use tracing::Instrument;
 
 use super::error::GroupError;
 use super::machine::blocking;
@@ -25,7 +28,10 @@ use super::quiet::Quiet;
 use super::state_machine::StateMachine;
 use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
+use super::trail::Trail;
 use super::types::{Command, Config, Raft};
+use crate::broken;
+use crate::metrics::{PROPOSAL_SECONDS, PROPOSALS, PROPOSALS_OK, REFUSED};
 
 /// Proposals of one group that may wait at a time.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -68,6 +74,8 @@ struct Inner {
     /// … and for the KiB of their commands.
     room: Arc<Semaphore>,
     states: watch::Receiver<GroupState>,
+    /// The term in which this replica last began to hand the leadership over; 0: never.
+    handed_over: AtomicU64,
     receiving: Mutex<()>,
     quiet: Quiet,
     /// Time in which a group that works elects a leader.
@@ -102,6 +110,7 @@ impl Replica {
             admission: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             room: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
             states,
+            handed_over: AtomicU64::new(0),
             receiving: Mutex::new(()),
             quiet,
             election: timings.election_max * 2,
@@ -111,6 +120,10 @@ impl Replica {
 
     pub(super) fn raft(&self) -> &Raft {
         &self.0.raft
+    }
+
+    pub(super) fn election(&self) -> Duration {
+        self.0.election
     }
 
     pub(super) fn receiving(&self) -> &Mutex<()> {
@@ -157,6 +170,25 @@ impl Replica {
     /// After [`GroupError::DeadlineExceeded`] and [`GroupError::OutcomeUnknown`], and if the future is dropped, the
     /// command may still take effect.
     pub async fn propose(&self, command: Bytes, deadline: Deadline) -> Result<Proposed, GroupError> {
+        let begun = std::time::Instant::now();
+        let span = telemetry::child(|| tracing::debug_span!("propose", group = self.0.group));
+        let proposed = self.propose_now(command, deadline).instrument(span).await;
+        match &proposed {
+            Ok(_) => {
+                PROPOSALS_OK.inc();
+                PROPOSAL_SECONDS.took(begun.elapsed());
+            }
+            Err(error) => {
+                PROPOSALS.with(&[error.reason().name()]).inc();
+                if matches!(error, GroupError::Overloaded { .. }) {
+                    REFUSED.with(&["proposals"]).inc();
+                }
+            }
+        }
+        proposed
+    }
+
+    async fn propose_now(&self, command: Bytes, deadline: Deadline) -> Result<Proposed, GroupError> {
         let group = self.0.group;
         if command.len() > MAX_COMMAND_BYTES {
             return Err(GroupError::TooLarge { bytes: command.len(), limit: MAX_COMMAND_BYTES });
@@ -167,10 +199,11 @@ impl Replica {
         let kib = command.len().div_ceil(1024) as u32;
         let room = self.0.room.clone().try_acquire_many_owned(kib).map_err(overloaded)?;
         let (raft, patience) = (self.0.raft.clone(), deadline.within(self.0.patience));
+        let command = Command(command, Trail::here());
         // A task of its own keeps its place until Raft is done with it, even if the caller goes: what waits in Raft
         // stays bounded.
         let write = tokio::spawn(async move {
-            let written = write(&raft, Command(command), patience).await;
+            let written = write(&raft, command, patience).await;
             drop((place, room));
             written
         });
@@ -196,9 +229,13 @@ impl Replica {
                     Err(_) => Err(late),
                 }
             }
+            Barrier::Linearizable if broken::serves_stale_reads() => Ok(self.status().applied),
             Barrier::Linearizable => {
-                // By the lease; if that is out, a round of heartbeats renews it.
-                let lease = LinearizerOption::new(None, true).with_wait_timeout(deadline.left());
+                // By the lease; if that is out, a round of heartbeats renews it. Who takes over on request is elected
+                // although the lease lasts, so that from then on only a round proves that nobody has.
+                let handing_over = self.0.handed_over.load(Ordering::Acquire) == self.status().term;
+                let age = handing_over.then_some(Duration::ZERO);
+                let lease = LinearizerOption::new(age, true).with_wait_timeout(deadline.left());
                 let read = tokio::time::timeout_at(deadline.instant(), self.0.raft.ensure_linearizable(lease)).await;
                 match read.map_err(|_| late)? {
                     Ok(at) => Ok(self.status().applied.max(at.index())),
@@ -282,6 +319,7 @@ impl Replica {
         if !state.voters.contains(&to) {
             return Err(self.refused("the new leader must be a voter"));
         }
+        self.0.handed_over.store(state.term, Ordering::Release);
         self.0.raft.trigger().transfer_leader(to).await.map_err(|e| self.fatal(&e))?;
         let mut states = self.watch();
         let me = state.leader;
@@ -310,6 +348,11 @@ impl Replica {
         if let Err(error) = self.transfer_leader(to).await {
             tracing::warn!(group = self.0.group, %error, "the leadership was not handed over");
         }
+    }
+
+    /// Proposals that wait, and how many may.
+    pub fn proposals(&self) -> (usize, usize) {
+        (MAX_IN_FLIGHT.saturating_sub(self.0.admission.available_permits()), MAX_IN_FLIGHT)
     }
 
     /// Proposals that could be taken now.

@@ -1,8 +1,10 @@
 //! A replica's view of its group.
 
 use omma_common::ids::{GroupId, NodeId};
-use openraft::{RaftMetrics, ServerState};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant, RaftMetrics, ServerState};
 
+use super::replica::Replica;
 use super::types::{Config, LogId};
 
 /// What a replica does in its group.
@@ -60,5 +62,24 @@ pub(super) fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState 
         applied: index(&metrics.last_applied),
         voters: membership.voter_ids().collect(),
         learners: membership.learner_ids().collect(),
+    }
+}
+
+impl Replica {
+    /// Whether this replica leads and has heard from a majority within two election timeouts.
+    pub fn leads(&self) -> bool {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let alone = metrics.membership_config.voter_ids().count() == 1;
+        let heard = metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= self.election());
+        metrics.state.is_leader() && (alone || heard)
+    }
+
+    /// On the leader: the last log index that each other member is known to have.
+    pub fn followers(&self) -> Vec<(NodeId, u64)> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id);
+        others.map(|(id, matching)| (*id, matching.as_ref().map_or(0, |log_id| log_id.index))).collect()
     }
 }

@@ -8,9 +8,11 @@ use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{BasicNode, alias};
 use serde::{Deserialize, Serialize};
 
-/// An application's command. Cloning shares the bytes.
+use super::trail::Trail;
+
+/// An application's command, and its trace where it was proposed. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Command(pub(super) Bytes);
+pub(super) struct Command(pub(super) Bytes, #[serde(skip)] pub(super) Trail);
 
 // Never prints the bytes: commands hold embeddings.
 impl fmt::Display for Command {

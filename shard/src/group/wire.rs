@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use omma_common::ids::GroupId;
+use omma_common::ids::{GroupId, NodeId};
 use omma_proto::internal::v1 as proto;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
@@ -10,6 +10,7 @@ use openraft::raft::{
 };
 use openraft::{BasicNode, EntryPayload};
 
+use super::trail::Trail;
 use super::types::{Command, Config, Entry, Leader, LogId, Membership, SnapshotMeta, StoredMembership, Vote};
 
 /// A message or record lacks something, or contradicts itself.
@@ -91,7 +92,7 @@ pub(super) fn read_entry(entry: proto::RaftEntry) -> Decoded<Entry> {
     let id = entry.log_id.as_ref().ok_or_else(|| Malformed::lacks("an entry's log id"))?;
     let payload = match entry.payload.ok_or_else(|| Malformed::lacks("an entry's payload"))? {
         Payload::Blank(_) => EntryPayload::Blank,
-        Payload::Command(bytes) => EntryPayload::Normal(Command(bytes)),
+        Payload::Command(bytes) => EntryPayload::Normal(Command(bytes, Trail::default())),
         Payload::Membership(m) => EntryPayload::Membership(read_membership(&m)?),
     };
     Ok(Entry { log_id: read_log_id(id), payload })
@@ -117,13 +118,19 @@ pub(super) fn read_applied(applied: &proto::RaftApplied) -> Decoded<SnapshotMeta
     })
 }
 
-pub(super) fn vote_request(group: GroupId, request: &VoteRequest<Config>, pre_vote: bool) -> proto::VoteRequest {
+pub(super) fn vote_request(
+    group: GroupId,
+    to: NodeId,
+    request: &VoteRequest<Config>,
+    pre_vote: bool,
+) -> proto::VoteRequest {
     proto::VoteRequest {
         group_id: group,
         vote: Some(vote(&request.vote)),
         last_log_id: maybe_log_id(request.last_log_id.as_ref()),
         leader_transfer: request.leadership_transfer,
         pre_vote,
+        to,
     }
 }
 
@@ -146,13 +153,18 @@ pub(super) fn read_vote_response(response: &proto::VoteResponse) -> Decoded<Vote
     Ok(VoteResponse::new(vote, read_maybe_log_id(response.last_log_id.as_ref()), response.vote_granted))
 }
 
-pub(super) fn append_request(group: GroupId, request: &AppendEntriesRequest<Config>) -> proto::AppendRequest {
+pub(super) fn append_request(
+    group: GroupId,
+    to: NodeId,
+    request: &AppendEntriesRequest<Config>,
+) -> proto::AppendRequest {
     proto::AppendRequest {
         group_id: group,
         vote: Some(vote(&request.vote)),
         prev_log_id: maybe_log_id(request.prev_log_id.as_ref()),
         leader_commit: maybe_log_id(request.leader_commit.as_ref()),
         entries: request.entries.iter().map(entry).collect(),
+        to,
     }
 }
 
@@ -220,11 +232,12 @@ pub(super) fn read_stream_response(response: &proto::AppendResponse) -> Decoded<
     }
 }
 
-pub(super) fn snapshot_header(group: GroupId, leader: &Vote, meta: &SnapshotMeta) -> proto::SnapshotHeader {
+pub(super) fn snapshot_header(group: GroupId, to: NodeId, leader: &Vote, meta: &SnapshotMeta) -> proto::SnapshotHeader {
     proto::SnapshotHeader {
         group_id: group,
         vote: Some(vote(leader)),
         applied: Some(applied(meta.last_log_id.as_ref(), &meta.last_membership)),
+        to,
     }
 }
 

@@ -34,7 +34,8 @@ fn memberships() -> impl Strategy<Value = Membership> {
 fn payloads() -> impl Strategy<Value = EntryPayload<Command, u64, BasicNode>> {
     prop_oneof![
         Just(EntryPayload::Blank),
-        proptest::collection::vec(any::<u8>(), 0..200).prop_map(|b| EntryPayload::Normal(Command(b.into()))),
+        proptest::collection::vec(any::<u8>(), 0..200)
+            .prop_map(|b| EntryPayload::Normal(Command(b.into(), Trail::default()))),
         memberships().prop_map(EntryPayload::Membership),
     ]
 }
@@ -60,8 +61,8 @@ proptest! {
 
     #[test]
     fn appends(request in append_requests(), group in any::<u32>()) {
-        let sent = through(append_request(group, &request));
-        prop_assert_eq!(sent.group_id, group);
+        let sent = through(append_request(group, 8, &request));
+        prop_assert_eq!((sent.group_id, sent.to), (group, 8));
         let read = read_append_request(sent).unwrap();
         prop_assert_eq!(read.vote, request.vote);
         prop_assert_eq!(read.prev_log_id, request.prev_log_id);
@@ -72,7 +73,7 @@ proptest! {
     #[test]
     fn gaps_are_refused(request in append_requests(), at in any::<prop::sample::Index>()) {
         prop_assume!(!request.entries.is_empty());
-        let mut sent = append_request(1, &request);
+        let mut sent = append_request(1, 8, &request);
         let at = at.index(sent.entries.len());
         sent.entries[at].log_id.as_mut().unwrap().index += 1;
         prop_assert!(read_append_request(sent).is_err());
@@ -95,8 +96,8 @@ proptest! {
     fn voting(v in votes(), id in proptest::option::of(log_ids()), a in any::<bool>(), b in any::<bool>()) {
         let mut request = VoteRequest::<Config>::new(v, id);
         request.leadership_transfer = a;
-        let sent = through(vote_request(9, &request, b));
-        prop_assert_eq!((sent.group_id, sent.pre_vote), (9, b));
+        let sent = through(vote_request(9, 8, &request, b));
+        prop_assert_eq!((sent.group_id, sent.to, sent.pre_vote), (9, 8, b));
         prop_assert_eq!(read_vote_request(&sent).unwrap(), request);
         let response = VoteResponse::<Config>::new(v, id, a);
         prop_assert_eq!(read_vote_response(&through(vote_response(&response))).unwrap(), response);
@@ -107,7 +108,7 @@ proptest! {
         let meta = SnapshotMeta { last_log_id: last, last_membership: StoredMembership::new(at, m) };
         let stored = through(applied(last.as_ref(), &meta.last_membership));
         prop_assert_eq!(read_applied(&stored).unwrap(), meta.clone());
-        let header = through(snapshot_header(4, &v, &meta));
+        let header = through(snapshot_header(4, 8, &v, &meta));
         prop_assert_eq!(read_snapshot_header(&header).unwrap(), (v, meta));
         prop_assert_eq!(read_snapshot_response(&through(snapshot_response(&v))).unwrap(), v);
     }
@@ -137,11 +138,11 @@ proptest! {
 fn commands_are_not_copied() {
     let bytes = Bytes::from(vec![7u8; 1000]);
     let log_id = LogId { leader_id: Leader { term: 1, node_id: 2 }, index: 3 };
-    let sent = entry(&Entry { log_id, payload: EntryPayload::Normal(Command(bytes.clone())) });
+    let sent = entry(&Entry { log_id, payload: EntryPayload::Normal(Command(bytes.clone(), Trail::default())) });
     let encoded = Bytes::from(sent.encode_to_vec());
     let range = encoded.as_ptr_range();
     let read = read_entry(proto::RaftEntry::decode(encoded.clone()).unwrap()).unwrap();
-    let EntryPayload::Normal(Command(command)) = read.payload else { panic!("not a command") };
+    let EntryPayload::Normal(Command(command, _)) = read.payload else { panic!("not a command") };
     assert_eq!(command, bytes);
     assert!(range.contains(&command.as_ptr()), "the command was copied while decoding");
 }
@@ -189,7 +190,7 @@ proptest! {
         cut in proptest::option::of(any::<proptest::sample::Index>()),
         noise in proptest::collection::vec(any::<u8>(), 0..80),
     ) {
-        read_as_everything(&spoilt(append_request(3, &request).encode_to_vec(), &hits, cut));
+        read_as_everything(&spoilt(append_request(3, 8, &request).encode_to_vec(), &hits, cut));
         read_as_everything(&noise);
     }
 }

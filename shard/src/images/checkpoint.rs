@@ -1,4 +1,4 @@
-//! Checkpoints: an HNSW graph in the store, so that a restart need not build it again.
+//! Checkpoints: an HNSW graph and the attribute index in the store, so that a restart need not build them again.
 //!
 //! Chunks first, then a flush, then the manifest, then a flush, then the old chunks go: whatever moment the process
 //! dies at, the newest manifest names chunks that are all there. A damaged checkpoint costs a rebuild, never data.
@@ -30,12 +30,39 @@ fn manifest_key(uid: u64) -> Vec<u8> {
     [&uid.to_be_bytes()[..], b"m"].concat()
 }
 
-fn chunks_key(uid: u64, generation: u64) -> Vec<u8> {
-    [&uid.to_be_bytes()[..], b"c", &generation.to_be_bytes()].concat()
+/// What the chunks hold.
+#[derive(Clone, Copy)]
+enum Part {
+    Graph,
+    Attributes,
 }
 
-fn chunk_key(uid: u64, generation: u64, chunk: u32) -> Vec<u8> {
-    [&chunks_key(uid, generation)[..], &chunk.to_be_bytes()].concat()
+fn chunks_key(uid: u64, part: Part, generation: u64) -> Vec<u8> {
+    let letter = match part {
+        Part::Graph => b"c",
+        Part::Attributes => b"f",
+    };
+    [&uid.to_be_bytes()[..], letter, &generation.to_be_bytes()].concat()
+}
+
+fn chunk_key(uid: u64, part: Part, generation: u64, chunk: u32) -> Vec<u8> {
+    [&chunks_key(uid, part, generation)[..], &chunk.to_be_bytes()].concat()
+}
+
+/// Writes one part; returns how many chunks it has.
+fn write_part(table: &Table, uid: u64, part: Part, generation: u64, bytes: &[u8]) -> Result<u32, StateError> {
+    // Left behind by a process that died here.
+    table.remove_prefix(&chunks_key(uid, part, generation))?;
+    let mut chunks = 0;
+    for group in bytes.chunks(CHUNK * CHUNKS_PER_BATCH) {
+        let mut batch = Batch::default();
+        for bytes in group.chunks(CHUNK) {
+            batch.insert(chunk_key(uid, part, generation, chunks), seal(bytes));
+            chunks += 1;
+        }
+        table.apply(batch)?;
+    }
+    Ok(chunks)
 }
 
 /// Writes a checkpoint after `previous`. Records up to its watermark are durable, too, when this returns.
@@ -45,20 +72,12 @@ pub(super) fn write(
     uid: u64,
     dimension: u32,
     export: &Export,
+    attributes: &[u8],
     previous: Covered,
 ) -> Result<Covered, StateError> {
     let generation = previous.generation + 1;
-    // Left behind by a process that died here.
-    table.remove_prefix(&chunks_key(uid, generation))?;
-    let mut chunks = 0;
-    for group in export.bytes.chunks(CHUNK * CHUNKS_PER_BATCH) {
-        let mut batch = Batch::default();
-        for bytes in group.chunks(CHUNK) {
-            batch.insert(chunk_key(uid, generation, chunks), seal(bytes));
-            chunks += 1;
-        }
-        table.apply(batch)?;
-    }
+    let chunks = write_part(table, uid, Part::Graph, generation, &export.bytes)?;
+    let attribute_chunks = write_part(table, uid, Part::Attributes, generation, attributes)?;
     store.flush()?;
 
     let manifest = CheckpointManifest {
@@ -70,40 +89,65 @@ pub(super) fn write(
         chunks,
         digest: blake3::hash(&export.bytes).as_bytes().to_vec().into(),
         dimension,
+        attribute_bytes: attributes.len() as u64,
+        attribute_chunks,
+        attribute_digest: blake3::hash(attributes).as_bytes().to_vec().into(),
     };
     let mut batch = Batch::default();
     batch.insert(manifest_key(uid), seal_message(&manifest));
     table.apply(batch)?;
     store.flush()?;
     if previous.generation > 0 {
-        table.remove_prefix(&chunks_key(uid, previous.generation))?;
+        for part in [Part::Graph, Part::Attributes] {
+            table.remove_prefix(&chunks_key(uid, part, previous.generation))?;
+        }
     }
     Ok(Covered { watermark: export.watermark, count: export.count, generation })
 }
 
 /// The newest checkpoint of a collection and the bytes of its graph; `None` if there is none.
 pub(super) fn read(table: &Table, uid: u64) -> Result<Option<(Covered, Vec<u8>)>, StateError> {
-    let Some(value) = table.get(manifest_key(uid))? else { return Ok(None) };
-    let manifest: CheckpointManifest = open_message("checkpoint manifest", &value)?;
-    let damaged = |reason: &str| StateError::Damaged { what: "checkpoint".to_owned(), reason: reason.to_owned() };
-    let mut bytes = Vec::with_capacity(usize::try_from(manifest.bytes).map_err(|_| damaged("its size is absurd"))?);
-    let mut chunks = 0;
-    for entry in table.prefix(&chunks_key(uid, manifest.generation)) {
-        bytes.extend_from_slice(open("checkpoint chunk", &entry?.1)?);
-        chunks += 1;
-    }
-    if chunks != manifest.chunks || bytes.len() as u64 != manifest.bytes {
-        return Err(damaged("chunks are missing"));
-    }
-    if blake3::hash(&bytes).as_bytes()[..] != manifest.digest[..] {
-        return Err(damaged("its digest is wrong"));
-    }
+    let Some(manifest) = manifest(table, uid)? else { return Ok(None) };
+    let CheckpointManifest { generation, bytes, chunks, ref digest, .. } = manifest;
+    let bytes = read_part(&chunks_key(uid, Part::Graph, generation), table, bytes, chunks, digest)?;
     let covered = Covered {
         watermark: manifest.watermark,
         count: usize::try_from(manifest.graph_count).map_err(|_| damaged("its size is absurd"))?,
         generation: manifest.generation,
     };
     Ok(Some((covered, bytes)))
+}
+
+/// The attribute index of that checkpoint; `None` if it was written without one.
+pub(super) fn read_attributes(table: &Table, uid: u64) -> Result<Option<Vec<u8>>, StateError> {
+    let Some(manifest) = manifest(table, uid)?.filter(|m| m.attribute_chunks > 0) else { return Ok(None) };
+    let CheckpointManifest { generation, attribute_bytes: bytes, attribute_chunks: chunks, .. } = manifest;
+    let key = chunks_key(uid, Part::Attributes, generation);
+    read_part(&key, table, bytes, chunks, &manifest.attribute_digest).map(Some)
+}
+
+fn manifest(table: &Table, uid: u64) -> Result<Option<CheckpointManifest>, StateError> {
+    table.get(manifest_key(uid))?.map(|value| open_message("checkpoint manifest", &value)).transpose()
+}
+
+fn damaged(reason: &str) -> StateError {
+    StateError::Damaged { what: "checkpoint".to_owned(), reason: reason.to_owned() }
+}
+
+fn read_part(prefix: &[u8], table: &Table, len: u64, chunks: u32, digest: &[u8]) -> Result<Vec<u8>, StateError> {
+    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(|_| damaged("its size is absurd"))?);
+    let mut found = 0;
+    for entry in table.prefix(prefix) {
+        bytes.extend_from_slice(open("checkpoint chunk", &entry?.1)?);
+        found += 1;
+    }
+    if found != chunks || bytes.len() as u64 != len {
+        return Err(damaged("chunks are missing"));
+    }
+    if blake3::hash(&bytes).as_bytes()[..] != digest[..] {
+        return Err(damaged("its digest is wrong"));
+    }
+    Ok(bytes)
 }
 
 /// Removes all of a collection's checkpoints.
@@ -135,12 +179,16 @@ mod tests {
         let table = store.table("graph").unwrap();
         assert!(read(&table, 1).unwrap().is_none());
         let (a, b) = (export(3_000_000, 5), export(200_000, 9));
-        let first = write(&store, &table, 1, 4, &a, Covered::default()).unwrap();
+        let first = write(&store, &table, 1, 4, &a, b"attributes", Covered::default()).unwrap();
+        assert_eq!(read_attributes(&table, 1).unwrap().unwrap(), b"attributes");
         assert_eq!(read(&table, 1).unwrap().unwrap(), (first, a.bytes));
-        let second = write(&store, &table, 1, 4, &b, first).unwrap();
+        let second = write(&store, &table, 1, 4, &b, &[], first).unwrap();
+        assert_eq!(read_attributes(&table, 1).unwrap(), None);
         assert_eq!(second, Covered { watermark: 9, count: 2000, generation: 2 });
         assert_eq!(read(&table, 1).unwrap().unwrap(), (second, b.bytes));
-        assert_eq!(table.prefix(&chunks_key(1, 1)).count(), 0);
+        for part in [Part::Graph, Part::Attributes] {
+            assert_eq!(table.prefix(&chunks_key(1, part, 1)).count(), 0);
+        }
     }
 
     #[test]
@@ -148,10 +196,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
         let table = store.table("graph").unwrap();
-        write(&store, &table, 1, 4, &export(200_000, 9), Covered::default()).unwrap();
-        let mut batch = Batch::default();
-        batch.remove(chunk_key(1, 1, 2));
-        table.apply(batch).unwrap();
+        write(&store, &table, 1, 4, &export(200_000, 9), &[7; 100_000], Covered::default()).unwrap();
+        let cut = |part| {
+            let mut batch = Batch::default();
+            batch.remove(chunk_key(1, part, 1, 1));
+            table.apply(batch).unwrap();
+        };
+        cut(Part::Attributes);
+        assert!(matches!(read_attributes(&table, 1), Err(StateError::Damaged { .. })));
+        assert!(read(&table, 1).unwrap().is_some());
+        cut(Part::Graph);
         assert!(matches!(read(&table, 1), Err(StateError::Damaged { .. })));
         remove(&table, 1).unwrap();
         assert!(read(&table, 1).unwrap().is_none());

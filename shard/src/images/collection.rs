@@ -8,6 +8,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::audit::Audit;
 use super::checkpoint::Covered;
+use super::digest::Digest;
+use crate::attributes::AttributeIndex;
 use crate::group::state_machine::StateError;
 use crate::index::{IndexConfig, IndexError, LiveIndex, Storage};
 
@@ -16,14 +18,22 @@ pub(super) struct Collection {
     pub(super) uid: u64,
     pub(super) dimension: usize,
     pub(super) index: LiveIndex,
+    pub(super) attributes: RwLock<AttributeIndex>,
     /// What the newest checkpoint covers.
     pub(super) covered: Mutex<Covered>,
     pub(super) audit: Mutex<Audit>,
 }
 
 impl Collection {
-    pub(super) fn new(uid: u64, dimension: usize, index: LiveIndex, covered: Covered) -> Self {
-        Self { uid, dimension, index, covered: Mutex::new(covered), audit: Mutex::default() }
+    pub(super) fn new(
+        uid: u64,
+        dimension: usize,
+        index: LiveIndex,
+        attributes: AttributeIndex,
+        covered: Covered,
+    ) -> Self {
+        let (attributes, covered) = (RwLock::new(attributes), Mutex::new(covered));
+        Self { uid, dimension, index, attributes, covered, audit: Mutex::default() }
     }
 }
 
@@ -89,6 +99,17 @@ impl Collections {
         self.entries.read().values().map(|e| e.stored.clone()).collect()
     }
 
+    /// The digest of all records, as it will be when `changed` replaces what is here.
+    pub(super) fn digest(&self, changed: &HashMap<u64, StoredCollection>) -> Digest {
+        let mut digest = Digest::default();
+        let entries = self.entries.read();
+        let unchanged = entries.values().map(|e| &e.stored).filter(|stored| !changed.contains_key(&stored.uid));
+        for stored in unchanged.chain(changed.values()).filter(|stored| !stored.dropped) {
+            digest += Digest::from_bytes(&stored.digest);
+        }
+        digest
+    }
+
     /// The collection to put into; made if it is new.
     pub(super) fn ensure(&self, uid: u64, dimension: u32) -> Result<Arc<Collection>, IndexError> {
         if let Some(live) = self.live(uid) {
@@ -96,7 +117,8 @@ impl Collections {
         }
         let dimension = dimension as usize;
         let index = LiveIndex::new(self.options.config(dimension))?;
-        let live = Arc::new(Collection::new(uid, dimension, index, Covered::default()));
+        let attributes = AttributeIndex::default();
+        let live = Arc::new(Collection::new(uid, dimension, index, attributes, Covered::default()));
         self.insert(
             StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() },
             Some(live.clone()),

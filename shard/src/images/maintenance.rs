@@ -11,7 +11,9 @@ use super::open::Contents;
 use super::records::embeddings_from;
 use super::state::Inner;
 use super::{audit, checkpoint};
+use crate::attributes;
 use crate::group::state_machine::StateError;
+use crate::metrics::{CHECKPOINT_SECONDS, REBUILDS};
 use crate::store::Batch;
 
 /// Images moved before the thread looks at the next collection.
@@ -89,6 +91,7 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         busy |= moved == DRAIN;
         if collection.index.needs_rebuild() {
             rebuild(&contents, &collection)?;
+            REBUILDS.inc();
         }
         let stats = collection.index.stats();
         let covered = *collection.covered.lock();
@@ -142,6 +145,8 @@ fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateErro
 fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection) -> Result<(), StateError> {
     let started = std::time::Instant::now();
     let export = collection.index.export()?;
+    // After the graph: a record that goes away from here on leaves a tombstone, which a restart reads for both.
+    let attributes = attributes::export(&collection.attributes, export.watermark);
     let previous = *collection.covered.lock();
     let covered = checkpoint::write(
         &state.store,
@@ -149,15 +154,20 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
         collection.uid,
         collection.dimension as u32,
         &export,
+        &attributes,
         previous,
     )?;
     *collection.covered.lock() = covered;
+    *state.checkpointed.lock() = Some(std::time::Instant::now());
+    CHECKPOINT_SECONDS.took(started.elapsed());
     forget_tombstones(contents, collection, covered.watermark)?;
     tracing::info!(
         group = state.group,
         collection_uid = collection.uid,
         images = covered.count,
         bytes = export.bytes.len(),
+        attribute_bytes = attributes.len(),
+        attribute_memory = collection.attributes.read().memory_bytes(),
         took = ?started.elapsed(),
         "checkpoint written"
     );

@@ -10,12 +10,14 @@ mod checkpoint;
 mod collection;
 pub mod command;
 mod digest;
+pub mod digests;
 mod keys;
 mod maintenance;
 pub mod offline;
 mod open;
 mod plan;
 mod query;
+pub mod recall;
 mod records;
 mod snapshot;
 mod state;
@@ -23,5 +25,7 @@ mod state;
 pub use query::{ImageHit, Stored};
 pub use state::{ImageState, ImagesConfig, StateStats};
 
+#[cfg(test)]
+mod filter_tests;
 #[cfg(test)]
 mod tests;

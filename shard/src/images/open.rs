@@ -10,11 +10,14 @@ use parking_lot::Mutex;
 use super::answers::Answers;
 use super::checkpoint::{self, Covered};
 use super::collection::{Collection, Collections, IndexOptions};
-use super::keys;
-use super::records::embeddings_from;
+use super::digests::Marks;
+use super::keys::{self, RecordKey};
+use super::records::{embeddings_from, records_from};
+use crate::attributes::AttributeIndex;
 use crate::format::{open_message, open_u64, seal};
 use crate::group::state_machine::StateError;
 use crate::index::LiveIndex;
+use crate::metrics::REPLAYED_IMAGES;
 use crate::store::{Batch, Store, Table};
 
 /// One generation of a replica's state: a snapshot that is installed begins a new one.
@@ -30,6 +33,8 @@ pub(super) struct Contents {
     pub(super) applied: AtomicU64,
     /// Until this log index is applied, the state may hold effects of later entries; 0 once it is exact.
     pub(super) settled_at: AtomicU64,
+    /// Digests at recent indexes.
+    pub(super) marks: Mutex<Marks>,
 }
 
 const CATALOG: &str = "catalog";
@@ -98,6 +103,7 @@ impl Contents {
             answers: Mutex::new(answers),
             applied: AtomicU64::new(applied),
             settled_at: AtomicU64::new(settled_at),
+            marks: Mutex::default(),
             table: table.clone(),
         };
         for entry in table.prefix(keys::COLLECTIONS) {
@@ -114,13 +120,21 @@ impl Contents {
         Ok(contents)
     }
 
-    /// Puts what is newer than the graphs into the tails, oldest first. Only then can the state be searched.
+    /// Puts what is newer than the graphs into the tails, oldest first, and what is newer than the attribute indexes
+    /// into those. Only then can the state be searched.
     pub(super) fn fill_tails(&self) -> Result<(), StateError> {
         for collection in self.collections.all_live() {
             let first = collection.covered.lock().watermark + 1;
             for entry in embeddings_from(&self.table, collection.uid, first) {
                 let (key, embedding) = entry?;
                 collection.index.insert(key, embedding);
+                REPLAYED_IMAGES.inc();
+            }
+            let mut attributes = collection.attributes.write();
+            let first = attributes.last_key().map_or(0, |last| last + 1);
+            for entry in records_from(&self.table, collection.uid, first) {
+                let (key, record) = entry?;
+                attributes.insert(key, &record.attributes);
             }
         }
         Ok(())
@@ -134,16 +148,16 @@ impl Contents {
     fn open_collection(&self, stored: &StoredCollection) -> Result<Collection, StateError> {
         let (uid, dimension) = (stored.uid, stored.dimension as usize);
         let options = self.collections.options();
-        let (index, covered) = match restore_graph(&self.table, &self.graphs, stored, options) {
+        let Restored { index, covered, attributes } = match restore(&self.table, &self.graphs, stored, options) {
             Ok(Some(restored)) => restored,
-            Ok(None) => (LiveIndex::new(options.config(dimension))?, Covered::default()),
+            Ok(None) => Restored::nothing(LiveIndex::new(options.config(dimension))?),
             Err(error) => {
                 tracing::warn!(collection_uid = uid, %error, "checkpoint unusable: building the graph again from records");
                 checkpoint::remove(&self.graphs, uid)?;
-                (LiveIndex::new(options.config(dimension))?, Covered::default())
+                Restored::nothing(LiveIndex::new(options.config(dimension))?)
             }
         };
-        Ok(Collection::new(uid, dimension, index, covered))
+        Ok(Collection::new(uid, dimension, index, attributes, covered))
     }
 
     /// Whether the state is exactly that of its applied index.
@@ -152,18 +166,42 @@ impl Contents {
     }
 }
 
-fn restore_graph(
+/// What a checkpoint gave.
+struct Restored {
+    index: LiveIndex,
+    covered: Covered,
+    attributes: AttributeIndex,
+}
+
+impl Restored {
+    fn nothing(index: LiveIndex) -> Self {
+        Self { index, covered: Covered::default(), attributes: AttributeIndex::default() }
+    }
+}
+
+fn restore(
     table: &Table,
     graphs: &Table,
     stored: &StoredCollection,
     options: &IndexOptions,
-) -> Result<Option<(LiveIndex, Covered)>, StateError> {
+) -> Result<Option<Restored>, StateError> {
     let Some((covered, bytes)) = checkpoint::read(graphs, stored.uid)? else { return Ok(None) };
     let mut tombstones = Vec::new();
     for entry in table.prefix(&keys::tombstones(stored.uid)) {
         tombstones.extend(keys::trailing_key(&entry?.0).filter(|key| *key <= covered.watermark));
     }
     let config = options.config(stored.dimension as usize);
+    let attributes = restore_attributes(graphs, stored.uid, &tombstones).unwrap_or_else(|error| {
+        tracing::warn!(collection_uid = stored.uid, %error, "building the attribute index again from records");
+        AttributeIndex::default()
+    });
     let index = LiveIndex::restore(config, &bytes, covered.watermark, tombstones)?;
-    Ok(Some((index, covered)))
+    Ok(Some(Restored { index, covered, attributes }))
+}
+
+/// Empty if the checkpoint is older than such indexes.
+fn restore_attributes(graphs: &Table, uid: u64, removed: &[RecordKey]) -> Result<AttributeIndex, StateError> {
+    let Some(bytes) = checkpoint::read_attributes(graphs, uid)? else { return Ok(AttributeIndex::default()) };
+    AttributeIndex::restore(&bytes, removed.iter().copied())
+        .map_err(|error| StateError::Damaged { what: "checkpoint".to_owned(), reason: error.to_string() })
 }

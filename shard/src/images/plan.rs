@@ -4,7 +4,7 @@
 //! that harmless: a record's key comes from the log, so the same command writes the same key; and what is stored under
 //! a newer key is never touched by an older command.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use omma_proto::internal::v1::image_command::Command;
@@ -12,7 +12,7 @@ use omma_proto::internal::v1::{
     DeleteRecords, ImageCommand, ImageOutcome, ImageRefusal, PutRecord, PutRecords, StoredAnswer, StoredCollection,
     StoredRecord,
 };
-use omma_proto::v1::PutEffect;
+use omma_proto::v1::{AttributeValue, PutEffect};
 use prost::Message;
 
 use super::answers::Answers;
@@ -34,7 +34,7 @@ pub(super) trait View {
 /// A change of a collection's index, to be made in this order.
 #[derive(Debug, PartialEq)]
 pub(super) enum IndexChange {
-    Insert { uid: u64, key: RecordKey, embedding: Vec<f32> },
+    Insert { uid: u64, key: RecordKey, embedding: Vec<f32>, attributes: BTreeMap<String, AttributeValue> },
     Remove { uid: u64, key: RecordKey },
 }
 
@@ -158,7 +158,7 @@ impl<'a, V: View> Planner<'a, V> {
         self.batch.insert(keys::embedding(uid, key), seal(&record.embedding));
         let embedding = omma_common::vector::from_bytes(&record.embedding)
             .map_err(|e| StateError::Damaged { what: "command".to_owned(), reason: e.to_string() })?;
-        self.index.push(IndexChange::Insert { uid, key, embedding });
+        self.index.push(IndexChange::Insert { uid, key, embedding, attributes: record.attributes.clone() });
         self.ids.insert((uid, record.id.clone()), Some(key));
         self.records.insert((uid, key), Some(record));
         Ok(())

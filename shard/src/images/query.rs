@@ -1,7 +1,7 @@
 //! Reads: nearest images, images by id.
 
 use omma_common::topk::{Ranked, TopK};
-use omma_proto::v1::{AttributeValue, Embedding, Image};
+use omma_proto::v1::{AttributeValue, Embedding, Filter, Image};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,8 +10,9 @@ use super::keys;
 use super::open::Contents;
 use super::records::{embedding, key_of, record};
 use super::state::ImageState;
+use crate::attributes::matches;
 use crate::group::state_machine::StateError;
-use crate::index::dot;
+use crate::index::{Among, dot};
 
 /// A neighbour.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,13 +50,25 @@ const LOOKS: usize = 4;
 impl ImageState {
     /// The `k` images of collection `uid` nearest to a unit-length `query`; none if nothing was ever put there.
     pub fn search(&self, uid: u64, query: &[f32], k: usize, attributes: bool) -> Result<Vec<ImageHit>, StateError> {
+        self.search_where(uid, query, k, None, attributes)
+    }
+
+    /// As [`ImageState::search`], of the images that satisfy `filter`.
+    pub fn search_where(
+        &self,
+        uid: u64,
+        query: &[f32],
+        k: usize,
+        filter: Option<&Filter>,
+        attributes: bool,
+    ) -> Result<Vec<ImageHit>, StateError> {
         let mut looks = 0;
         loop {
             looks += 1;
             let contents = self.settled_contents()?;
             let Some(collection) = contents.collections.to_read(uid)? else { return Ok(Vec::new()) };
             let _no_apply = (looks == LOOKS).then(|| contents.answers.lock());
-            let (hits, raced) = look(&contents, &collection, query, k, attributes)?;
+            let (hits, raced) = look(&contents, &collection, query, k, filter, attributes)?;
             if !raced || looks == LOOKS {
                 return Ok(hits);
             }
@@ -106,14 +119,20 @@ fn look(
     collection: &Collection,
     query: &[f32],
     k: usize,
+    filter: Option<&Filter>,
     with_attributes: bool,
 ) -> Result<(Vec<ImageHit>, bool), StateError> {
     let mut raced = false;
     let mut top = TopK::new(k);
-    for candidate in collection.index.search(query, k)? {
+    let selection = filter.map(|filter| collection.attributes.read().select(filter));
+    let among = selection.as_ref().map(|selection| selection as &dyn Among);
+    for candidate in collection.index.search_among(query, k, among)? {
         let stored = record(&contents.table, collection.uid, candidate.key)?;
         let values = embedding(&contents.table, collection.uid, candidate.key)?;
         match (stored, values) {
+            (Some(stored), Some(_)) if filter.is_some_and(|filter| !matches(filter, &stored.attributes)) => {
+                tracing::error!(collection_uid = collection.uid, key = candidate.key, "the attribute index is wrong");
+            }
             (Some(stored), Some(values)) => {
                 let attributes = if with_attributes { stored.attributes } else { BTreeMap::new() };
                 top.push(ImageHit { id: stored.id, score: dot(query, &values), attributes });
@@ -122,5 +141,6 @@ fn look(
             _ => raced |= keys::index_of(candidate.key) <= contents.applied(),
         }
     }
+    raced |= selection.is_some_and(|selection| collection.attributes.read().has_lost_of(&selection));
     Ok((top.into_sorted(), raced))
 }

@@ -48,6 +48,21 @@ pub(super) fn embedding(table: &Table, uid: u64, key: RecordKey) -> Result<Optio
     table.get(keys::embedding(uid, key))?.map(|v| open_embedding(&v)).transpose()
 }
 
+/// Keys and records of a collection from `first` on, in the order of keys.
+pub(super) fn records_from(
+    table: &Table,
+    uid: u64,
+    first: RecordKey,
+) -> impl Iterator<Item = Result<(RecordKey, StoredRecord), StateError>> + Send + use<> {
+    let range = keys::record(uid, first)..=keys::record(uid, RecordKey::MAX);
+    table.range(range).map(|entry| {
+        let (key, value) = entry?;
+        let key = keys::trailing_key(&key)
+            .ok_or_else(|| StateError::Damaged { what: "record".to_owned(), reason: "its key is cut".to_owned() })?;
+        Ok((key, open_message("record", &value)?))
+    })
+}
+
 /// Keys and embeddings of a collection's records from `first` on, in the order of keys.
 pub(super) fn embeddings_from(
     table: &Table,

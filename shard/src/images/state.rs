@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use omma_common::ids::GroupId;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::collection::IndexOptions;
 use super::digest::Digest;
+use super::digests::{self, Mark};
 use super::keys;
 use super::maintenance::Maintenance;
 use super::open::{Contents, current_generation, remove_generation, switch_generation};
@@ -45,6 +46,8 @@ pub(super) struct Inner {
     pub(super) store: Store,
     options: IndexOptions,
     contents: RwLock<Arc<Contents>>,
+    /// When this process last wrote a checkpoint.
+    pub(super) checkpointed: Mutex<Option<Instant>>,
 }
 
 /// Numbers of a replica's state.
@@ -66,6 +69,12 @@ pub struct StateStats {
     pub checkpoint: u64,
     /// Live images by collection.
     pub collections: Vec<(u64, u64)>,
+    /// Images in graphs beyond the newest checkpoints.
+    pub unsaved: u64,
+    /// Memory of all indexes.
+    pub memory_bytes: u64,
+    /// Since this process last wrote a checkpoint.
+    pub checkpoint_age: Option<Duration>,
 }
 
 impl ImageState {
@@ -79,7 +88,13 @@ impl ImageState {
             remove_generation(&store, group, old)?;
         }
         let contents = Contents::open(&store, group, generation, options.clone())?;
-        let inner = Arc::new(Inner { group, store, options, contents: RwLock::new(Arc::new(contents)) });
+        let inner = Arc::new(Inner {
+            group,
+            store,
+            options,
+            contents: RwLock::new(Arc::new(contents)),
+            checkpointed: Mutex::default(),
+        });
         let maintenance = Arc::new(Maintenance::start(inner.clone())?);
         Ok(Self { inner, _maintenance: maintenance })
     }
@@ -91,7 +106,8 @@ impl ImageState {
     /// Numbers for status and limits, all of one moment. Blocks while entries are applied.
     pub fn stats(&self) -> StateStats {
         let contents = self.contents();
-        let _no_apply = contents.answers.lock();
+        // Applied index, counts and digest belong together.
+        let no_apply = contents.answers.lock();
         let mut stats = StateStats { applied: contents.applied(), ..StateStats::default() };
         let mut digest = Digest::default();
         for stored in contents.collections.all_stored().into_iter().filter(|c| !c.dropped) {
@@ -102,13 +118,18 @@ impl ImageState {
         if contents.is_settled() {
             stats.digest = digest.to_bytes();
         }
+        drop(no_apply);
+        stats.checkpoint_age = self.inner.checkpointed.lock().map(|at| at.elapsed());
         let mut checkpoint = None;
         for collection in contents.collections.all_live() {
             let index = collection.index.stats();
             stats.graph += index.graph as u64;
             stats.tail += index.tail as u64;
             stats.tombstones += index.tombstones as u64;
-            let covered = keys::index_of(collection.covered.lock().watermark);
+            stats.memory_bytes += index.memory_bytes as u64;
+            let saved = *collection.covered.lock();
+            stats.unsaved += index.graph.saturating_sub(saved.count) as u64;
+            let covered = keys::index_of(saved.watermark);
             checkpoint = Some(checkpoint.map_or(covered, |c: u64| c.min(covered)));
         }
         stats.checkpoint = checkpoint.unwrap_or(0);
@@ -130,9 +151,10 @@ impl Inner {
 /// Makes new collections and, unless the tails are to be filled as a whole later, inserts what is new.
 fn insert_into_indexes(contents: &Contents, changes: &[IndexChange], settled: bool) -> Result<(), StateError> {
     for change in changes {
-        if let IndexChange::Insert { uid, key, embedding } = change {
+        if let IndexChange::Insert { uid, key, embedding, attributes } = change {
             let collection = contents.collections.ensure(*uid, embedding.len() as u32)?;
             if settled {
+                collection.attributes.write().insert(*key, attributes);
                 collection.index.insert(*key, embedding);
             }
         }
@@ -145,6 +167,8 @@ fn remove_from_indexes(contents: &Contents, changes: &[IndexChange]) {
         if let IndexChange::Remove { uid, key } = change
             && let Some(collection) = contents.collections.live(*uid)
         {
+            // Attributes first: a filtered search that missed a record because it went away sees that it did.
+            collection.attributes.write().remove(*key);
             collection.index.remove(*key);
         }
     }
@@ -163,11 +187,16 @@ impl StateMachine for ImageState {
         let view = Records { table: &contents.table, collections: &contents.collections };
         let mut planner = Planner::new(&view, &mut answers);
         let mut outcomes = Vec::with_capacity(entries.len());
+        let mut marks = Vec::new();
         for entry in &entries {
             outcomes.push(match &entry.command {
                 Some(command) => planner.command(entry.index, command)?,
                 None => Bytes::new(),
             });
+            if digests::is_marked(entry.index) {
+                let digest = contents.collections.digest(&planner.collections);
+                marks.push(Mark { applied: entry.index, digest: digest.to_bytes() });
+            }
         }
         planner.finish();
         let Planner { mut batch, index, collections, .. } = planner;
@@ -192,6 +221,9 @@ impl StateMachine for ImageState {
             contents.settled_at.store(0, Ordering::Release);
         }
         contents.collections.update(collections.into_values());
+        if settled {
+            contents.marks.lock().keep(marks);
+        }
         Ok(outcomes)
     }
 
@@ -206,7 +238,7 @@ impl StateMachine for ImageState {
     }
 
     fn install(&self, raft: Bytes, chunks: SnapshotChunks) -> Result<(), StateError> {
-        let Inner { group, store, options, contents } = &*self.inner;
+        let Inner { group, store, options, contents, .. } = &*self.inner;
         let generation = self.contents().generation + 1;
         remove_generation(store, *group, generation)?;
         snapshot::write(store, *group, generation, &raft, chunks)?;

@@ -13,26 +13,28 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 use super::command::{decode_outcome, encode};
+use super::digests::compare;
+use super::recall::{Answered, Recall};
 use super::{ImageState, ImagesConfig, keys, offline};
 use crate::group::state_machine::{Committed, StateError, StateMachine};
 use crate::index::{Storage, dot};
 use crate::store::Store;
 
-const DIMENSION: usize = 16;
-const UID: u64 = 7;
+pub(super) const DIMENSION: usize = 16;
+pub(super) const UID: u64 = 7;
 
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     let seed = std::env::var("OMMA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     println!("OMMA_SEED={seed}");
     seed
 }
 
-fn open(dir: &TempDir) -> ImageState {
+pub(super) fn open(dir: &TempDir) -> ImageState {
     let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
     ImageState::open(store, 1, &ImagesConfig { storage: Storage::F16, index_threads: 2 }).unwrap()
 }
 
-fn unit(rng: &mut StdRng) -> Vec<f32> {
+pub(super) fn unit(rng: &mut StdRng) -> Vec<f32> {
     let mut v: Vec<f32> = (0..DIMENSION).map(|_| rng.random_range(-1.0..1.0)).collect();
     omma_common::vector::normalise(&mut v, DIMENSION).unwrap();
     v
@@ -47,7 +49,7 @@ fn put(items: &[(String, Vec<f32>)]) -> Command {
     Command::Put(PutRecords { dimension: DIMENSION as u32, records: items.iter().map(record).collect() })
 }
 
-fn apply(state: &ImageState, index: u64, command: Command) -> ImageOutcome {
+pub(super) fn apply(state: &ImageState, index: u64, command: Command) -> ImageOutcome {
     let command = Some(encode("", UID, command));
     let raft = Bytes::from(index.to_le_bytes().to_vec());
     decode_outcome(&state.apply(vec![Committed { index, command }], raft).unwrap()[0])
@@ -101,7 +103,7 @@ impl History {
     }
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < patience, "{what}");
@@ -337,4 +339,63 @@ fn searches_never_miss_an_image_that_is_being_replaced() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+/// Applies a log in chunks of random lengths, as replicas do.
+fn apply_in_chunks(state: &ImageState, log: &[(u64, Command)], rng: &mut StdRng) {
+    let mut rest = log;
+    while !rest.is_empty() {
+        let (chunk, after) = rest.split_at(rng.random_range(1..=rest.len().min(40)));
+        let entry = |(index, command): &(u64, Command)| Committed {
+            index: *index,
+            command: Some(encode("", UID, command.clone())),
+        };
+        state.apply(chunk.iter().map(entry).collect(), Bytes::from_static(b"raft")).unwrap();
+        rest = after;
+    }
+}
+
+#[test]
+fn replicas_are_compared_at_equal_indexes_however_their_entries_came() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let dirs: Vec<TempDir> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let states: Vec<ImageState> = dirs.iter().map(open).collect();
+    let mut history = History::new(rng.random());
+    let log: Vec<_> = (0..300).map(|_| history.next()).collect();
+    apply_in_chunks(&states[0], &log, &mut rng);
+    // Behind: it is compared where both have been.
+    apply_in_chunks(&states[1], &log[..200], &mut rng);
+    assert_eq!(compare(&states[0].digests(), &states[1].digests()), Some((192, true)));
+    apply_in_chunks(&states[1], &log[200..], &mut rng);
+    assert_eq!(compare(&states[0].digests(), &states[1].digests()), Some((300, true)));
+
+    // One embedding of one image is another.
+    let mut other = log.clone();
+    let place = other.iter().position(|(index, command)| *index > 130 && matches!(command, Command::Put(_))).unwrap();
+    other[place].1 = put(&[("odd".to_owned(), unit(&mut rng))]);
+    apply_in_chunks(&states[2], &other[..250], &mut rng);
+    assert_eq!(compare(&states[0].digests(), &states[2].digests()), Some((192, false)));
+}
+
+#[test]
+fn recall_counts_what_is_missed_and_not_what_changed_since() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let dir = tempfile::tempdir().unwrap();
+    let state = open(&dir);
+    let items: Vec<_> = (0..200).map(|i| (format!("i{i}"), unit(&mut rng))).collect();
+    apply(&state, 1, put(&items));
+    let query = unit(&mut rng);
+    let hits = state.search(UID, &query, 10, false).unwrap();
+    let answered = Answered { uid: UID, query, k: 10, hits, applied: 1 };
+    let measured = |answered: &Answered| state.recall(answered, || true).unwrap().unwrap();
+    assert_eq!(measured(&answered), Recall { expected: 10, found: 10 });
+    let mut worse = answered.clone();
+    worse.hits.remove(3);
+    assert_eq!(measured(&worse), Recall { expected: 10, found: 9 });
+    assert_eq!(state.recall(&answered, || false).unwrap(), None);
+
+    let ids = vec![answered.hits[0].id.clone()];
+    apply(&state, 2, Command::Delete(DeleteRecords { ids }));
+    apply(&state, 3, put(&[("new".to_owned(), answered.query.clone())]));
+    assert_eq!(measured(&answered), Recall { expected: 9, found: 9 });
 }

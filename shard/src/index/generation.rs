@@ -2,9 +2,11 @@
 //! the graph of one with the tombstones of another.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::among::{Among, Way, way};
 use super::beside::{Beside, fingerprint};
 use super::tombstones::Tombstones;
 use super::{Allow, Candidate, Hnsw, IndexConfig, IndexError, VectorIndex};
@@ -72,14 +74,47 @@ impl Generation {
         *count <= COPIES
     }
 
-    /// The best `k` that live, of the graph and of what is beside it.
-    pub(super) fn search(&self, query: &[f32], k: usize) -> Result<Vec<Candidate>, IndexError> {
+    /// The best `k` that live, of the graph and of what is beside it; of those in `among`, if it is given.
+    pub(super) fn search(
+        &self,
+        query: &[f32],
+        k: usize,
+        among: Option<&dyn Among>,
+    ) -> Result<Vec<Candidate>, IndexError> {
         let lives = |key| !self.tombstones.contains(key);
-        // Asking for every embedding costs: only when there is something to ask for.
-        let allow: Option<Allow<'_>> = if self.tombstones.is_empty() { None } else { Some(&lives) };
-        let mut hits = self.beside.search(query, k, allow);
-        hits.extend(self.graph.search(query, k, allow)?);
+        let Some(among) = among else {
+            // Asking for every embedding costs: only when there is something to ask for.
+            let allow: Option<Allow<'_>> = if self.tombstones.is_empty() { None } else { Some(&lives) };
+            let mut hits = self.beside.search(query, k, allow);
+            hits.extend(self.graph.search(query, k, allow)?);
+            return Ok(hits);
+        };
+        let allow = |key| among.contains(key) && lives(key);
+        let mut hits = self.beside.search(query, k, Some(&allow));
+        let walked = match way(among.len(), self.graph.len(), self.graph.expansion_search().max(k)) {
+            Way::Scan => None,
+            Way::Graph { patience } => self.walk(query, k, &allow, patience)?,
+        };
+        hits.extend(match walked {
+            Some(found) => found,
+            None => self.graph.scan(query, k, &mut among.keys().filter(|key| lives(*key)))?,
+        });
         Ok(hits)
+    }
+
+    /// A search through the graph; `None` if it met more than `patience` keys that it may not return.
+    pub(super) fn walk(
+        &self,
+        query: &[f32],
+        k: usize,
+        allow: Allow<'_>,
+        patience: usize,
+    ) -> Result<Option<Vec<Candidate>>, IndexError> {
+        let refused = AtomicUsize::new(0);
+        // Once patience is over everything is let through, which ends the search soon.
+        let patient = |key| allow(key) || refused.fetch_add(1, Ordering::Relaxed) >= patience;
+        let found = self.graph.search(query, k, Some(&patient))?;
+        Ok((refused.into_inner() <= patience).then_some(found))
     }
 
     /// Keys held, with those that have tombstones.

@@ -9,6 +9,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use omma_common::topk::TopK;
 use parking_lot::{RwLock, RwLockWriteGuard};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind, ffi::Matches};
 
@@ -68,6 +70,11 @@ impl Hnsw {
         }
     }
 
+    /// Candidates that a search keeps, if it is asked for fewer.
+    pub(super) fn expansion_search(&self) -> usize {
+        self.config.expansion_search
+    }
+
     /// The graph as bytes. Searches go on; whoever calls keeps inserts away, else they and later searches wait.
     pub fn export(&self) -> Result<Vec<u8>, IndexError> {
         let index = self.index.read();
@@ -95,6 +102,37 @@ impl Hnsw {
         };
         let parts = in_parallel(items, self.adders, lost)?;
         Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// The best `k` of `keys`, by looking at each; unknown ones are passed over.
+    pub(super) fn scan(
+        &self,
+        query: &[f32],
+        k: usize,
+        keys: &mut dyn Iterator<Item = u64>,
+    ) -> Result<Vec<Candidate>, IndexError> {
+        /// Inserts get their turn between so many.
+        const SLICE: usize = 512;
+        check(query, self.config.dimension)?;
+        let _counted = Counted::new(&self.searching);
+        let mut reader = RowReader::new(&self.config);
+        let mut best = TopK::new(k);
+        loop {
+            let slice: Vec<u64> = keys.take(SLICE).collect();
+            if slice.is_empty() {
+                return Ok(best.into_sorted());
+            }
+            let index = self.index.read();
+            for key in slice {
+                if let Some(row) = reader.read(&index, key)? {
+                    best.push(Candidate {
+                        key,
+                        score: super::dot(query, row),
+                        approximate: self.config.storage != Storage::F32,
+                    });
+                }
+            }
+        }
     }
 
     fn add_slice(&self, index: &Index, items: &[(u64, &[f32])]) -> Result<(), IndexError> {
@@ -170,6 +208,34 @@ impl VectorIndex for Hnsw {
 
     fn memory_bytes(&self) -> usize {
         self.index.read().memory_usage()
+    }
+}
+
+/// Reads embeddings out of the graph, one after the other.
+struct RowReader {
+    /// Converted here, which is quicker than in the engine; empty for other precisions.
+    halves: Vec<i16>,
+    bits: Vec<u16>,
+    row: Vec<f32>,
+}
+
+impl RowReader {
+    fn new(config: &IndexConfig) -> Self {
+        let halves = if config.storage == Storage::F16 { config.dimension } else { 0 };
+        Self { halves: vec![0; halves], bits: vec![0; halves], row: vec![0.0; config.dimension] }
+    }
+
+    /// `None` if the graph does not hold it.
+    fn read(&mut self, index: &Index, key: u64) -> Result<Option<&[f32]>, IndexError> {
+        let found = if self.halves.is_empty() {
+            index.get(key, &mut self.row).map_err(refused)?
+        } else {
+            let found = index.get(key, usearch::f16::from_mut_i16s(&mut self.halves)).map_err(refused)?;
+            self.bits.iter_mut().zip(&self.halves).for_each(|(bits, half)| *bits = *half as u16);
+            self.bits.reinterpret_cast::<half::f16>().convert_to_f32_slice(&mut self.row);
+            found
+        };
+        Ok((found == 1).then_some(self.row.as_slice()))
     }
 }
 

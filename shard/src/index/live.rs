@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::generation::Generation;
 use super::tail::Tail;
-use super::{Candidate, IndexConfig, IndexError, VectorIndex, check, checkpoint};
+use super::{Allow, Among, Candidate, IndexConfig, IndexError, VectorIndex, check, checkpoint};
 
 /// Tombstones per embedding in the graph from which a rebuild pays: searches wade through them, and recall suffers.
 const REBUILD_FRACTION: f64 = 0.25;
@@ -129,6 +129,17 @@ impl LiveIndex {
     /// The best keys for `query`, best first (score, then key): up to `k` and a few more, because the graph's scores
     /// are approximate and the caller ranks again with the exact embeddings. Blocks on computation.
     pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Candidate>, IndexError> {
+        self.search_among(query, k, None)
+    }
+
+    /// As [`LiveIndex::search`], of the keys in `among` alone. What replaces one of them meanwhile is not in `among`:
+    /// the caller must notice that, and search again.
+    pub fn search_among(
+        &self,
+        query: &[f32],
+        k: usize,
+        among: Option<&dyn Among>,
+    ) -> Result<Vec<Candidate>, IndexError> {
         check(query, self.config.dimension)?;
         if k == 0 {
             return Ok(Vec::new());
@@ -138,27 +149,27 @@ impl LiveIndex {
         loop {
             looks += 1;
             let (removals, drains) = (self.removals.load(Ordering::Acquire), self.drains.load(Ordering::Acquire));
-            let mut hits = self.look(query, wanted)?;
-            if self.removals.load(Ordering::Acquire) == removals {
+            let mut hits = self.look(query, wanted, among)?;
+            if among.is_some() || self.removals.load(Ordering::Acquire) == removals {
                 return Ok(hits);
             }
             // An image was replaced meanwhile, perhaps: its old embedding was passed over. Its new one was in the tail
             // before that, and is there still unless a drain moved it.
-            self.look_at_tail(query, wanted, &mut hits);
+            self.look_at_tail(query, wanted, None, &mut hits);
             if self.drains.load(Ordering::Acquire) == drains || looks == LOOKS {
                 return Ok(hits);
             }
         }
     }
 
-    fn look(&self, query: &[f32], wanted: usize) -> Result<Vec<Candidate>, IndexError> {
+    fn look(&self, query: &[f32], wanted: usize, among: Option<&dyn Among>) -> Result<Vec<Candidate>, IndexError> {
         // The tail first: what leaves it meanwhile is in the graph already.
         let mut hits = Vec::new();
-        self.look_at_tail(query, wanted, &mut hits);
+        self.look_at_tail(query, wanted, among, &mut hits);
         let generation = self.generations.read().current.clone();
         let mut seen: HashSet<u64> = hits.iter().map(|hit| hit.key).collect();
         // Exact scores before approximate ones of the same key.
-        let mut from_graph = generation.search(query, wanted)?;
+        let mut from_graph = generation.search(query, wanted, among)?;
         from_graph.sort_by_key(|hit| hit.approximate);
         hits.extend(from_graph.into_iter().filter(|hit| seen.insert(hit.key)));
         // Once more, for what was removed while this searched.
@@ -169,10 +180,12 @@ impl LiveIndex {
     }
 
     /// Adds the tail's best to `hits`, and keeps the `wanted` best of all.
-    fn look_at_tail(&self, query: &[f32], wanted: usize, hits: &mut Vec<Candidate>) {
+    fn look_at_tail(&self, query: &[f32], wanted: usize, among: Option<&dyn Among>, hits: &mut Vec<Candidate>) {
         let mut best = TopK::new(wanted);
-        let segments = self.tail.read().begin_search(query, &mut best);
-        segments.iter().for_each(|segment| segment.scan(query, &mut best));
+        let contains = |key| among.is_none_or(|among| among.contains(key));
+        let allow: Option<Allow<'_>> = if among.is_some() { Some(&contains) } else { None };
+        let segments = self.tail.read().begin_search(query, &mut best, allow);
+        segments.iter().for_each(|segment| segment.scan(query, &mut best, allow));
         let known: HashSet<u64> = hits.iter().map(|hit| hit.key).collect();
         hits.extend(best.into_sorted().into_iter().filter(|hit| !known.contains(&hit.key)));
         hits.sort_by(|a, b| rank(a.score, &a.key, b.score, &b.key));

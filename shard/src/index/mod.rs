@@ -5,6 +5,7 @@
 //!
 //! Keys ascend as records are written and never repeat; 0 is no key, so that it can mean "nothing yet".
 
+mod among;
 mod beside;
 mod checkpoint;
 // Vector instructions: each unsafe block there has its proof.
@@ -21,12 +22,15 @@ mod tail;
 mod tombstones;
 
 #[cfg(test)]
+mod among_tests;
+#[cfg(test)]
 mod stress;
 #[cfg(test)]
 mod suite;
 
 use omma_common::topk::Ranked;
 
+pub use among::Among;
 pub use dot::dot;
 pub use exact::Exact;
 pub use hnsw::Hnsw;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use omma_common::topk::TopK;
 
-use super::Candidate;
 use super::exact::Flat;
+use super::{Allow, Candidate};
 
 /// Rows per segment: what a search scans while apply waits.
 const SEGMENT: usize = 256;
@@ -31,9 +31,9 @@ impl Segment {
         !self.gone[row].load(Ordering::Acquire)
     }
 
-    /// Offers every row that is still here.
-    pub(super) fn scan(&self, query: &[f32], best: &mut TopK<Candidate>) {
-        self.rows.scan(query, best, |row, _| self.lives(row));
+    /// Offers every row that is still here and that `allow` lets through.
+    pub(super) fn scan(&self, query: &[f32], best: &mut TopK<Candidate>, allow: Option<Allow<'_>>) {
+        self.rows.scan(query, best, |row, key| self.lives(row) && allow.is_none_or(|allow| allow(key)));
     }
 }
 
@@ -110,8 +110,13 @@ impl Tail {
     }
 
     /// Scans what grows, and gives what can be scanned without holding the tail.
-    pub(super) fn begin_search(&self, query: &[f32], best: &mut TopK<Candidate>) -> Vec<Arc<Segment>> {
-        self.growing.scan(query, best);
+    pub(super) fn begin_search(
+        &self,
+        query: &[f32],
+        best: &mut TopK<Candidate>,
+        allow: Option<Allow<'_>>,
+    ) -> Vec<Arc<Segment>> {
+        self.growing.scan(query, best, allow);
         self.full.iter().cloned().collect()
     }
 
@@ -143,8 +148,8 @@ mod tests {
 
     fn keys(tail: &Tail) -> Vec<u64> {
         let mut best = TopK::new(10_000);
-        for segment in tail.begin_search(&[1.0], &mut best) {
-            segment.scan(&[1.0], &mut best);
+        for segment in tail.begin_search(&[1.0], &mut best, None) {
+            segment.scan(&[1.0], &mut best, None);
         }
         let mut keys: Vec<_> = best.into_sorted().iter().map(|hit| hit.key).collect();
         keys.sort_unstable();

@@ -58,7 +58,7 @@ impl Node {
             encoder: Some(self.encoder_status()),
             zone: self.config.zone.clone(),
         };
-        let metadata = StateStats { digest: self.metadata_digest(), ..StateStats::default() };
+        let metadata = StateStats { digest: digest_of(&self.metadata.current()), ..StateStats::default() };
         let mut replicas = vec![self.replica_state(&self.metadata_replica.status(), metadata)];
         let mut collections = Vec::new();
         for shard in self.shards() {
@@ -82,11 +82,6 @@ impl Node {
             term: state.term,
         };
         metadata.chain(self.shards().iter().map(|s| s.replica.status())).map(hint).collect()
-    }
-
-    fn metadata_digest(&self) -> Vec<u8> {
-        use prost::Message;
-        blake3::hash(&self.metadata.current().encode_to_vec()).as_bytes()[..16].to_vec()
     }
 
     fn replica_state(&self, state: &GroupState, stats: StateStats) -> ReplicaState {
@@ -113,6 +108,12 @@ impl Node {
             status: Some(status),
         }
     }
+}
+
+/// The digest of the whole metadata.
+pub(super) fn digest_of(metadata: &internal::Metadata) -> Vec<u8> {
+    use prost::Message;
+    blake3::hash(&metadata.encode_to_vec()).as_bytes()[..16].to_vec()
 }
 
 fn role(role: Role) -> ReplicaRole {

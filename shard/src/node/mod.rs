@@ -2,23 +2,30 @@
 
 mod bootstrap;
 mod cleanup;
+mod compare;
 mod describe;
+mod disk;
 mod identity;
 mod peers;
+mod recall;
 mod reconcile;
+mod vitals;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::Dialer;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
+use compare::Comparisons;
 use identity::Identity;
 pub use identity::IdentityError;
+use recall::RecallSampler;
 
 use crate::config::{FLUSH_EVERY, ShardConfig, cores};
 use crate::encoder::{Encoder, EncoderError};
@@ -43,6 +50,9 @@ pub enum NodeError {
     /// Its groups.
     #[error("cannot start a replica: {0}")]
     Group(#[from] GroupError),
+    /// A thread of its own.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// Its encoder.
     #[error("cannot start the encoder: {0}")]
     Encoder(#[from] EncoderError),
@@ -75,6 +85,10 @@ pub(crate) struct Node {
     pub(crate) dialer: Dialer,
     /// Reads that run at once: more would only take turns on the cores.
     pub(crate) reads: Arc<Semaphore>,
+    /// Reads that wait.
+    pub(crate) reads_waiting: AtomicUsize,
+    pub(crate) recall: RecallSampler,
+    comparisons: Mutex<Comparisons>,
     store: Store,
     shards: RwLock<HashMap<GroupId, Shard>>,
     _identity: Identity,
@@ -102,6 +116,9 @@ impl Node {
             addresses,
             dialer,
             reads: Arc::new(Semaphore::new(cores() * 2)),
+            reads_waiting: AtomicUsize::new(0),
+            recall: RecallSampler::start(config.recall_sample).map_err(NodeError::Thread)?,
+            comparisons: Mutex::default(),
             store,
             shards: RwLock::default(),
             _identity: identity,
@@ -140,7 +157,12 @@ impl Node {
             () = shutdown.begun() => {}
             () = async {
                 bootstrap::find_cluster(&self).await;
-                tokio::join!(bootstrap::stay_known(&self), reconcile::follow(&self), cleanup::finish_deletions(&self));
+                tokio::join!(
+                    bootstrap::stay_known(&self),
+                    reconcile::follow(&self),
+                    cleanup::finish_deletions(&self),
+                    compare::compare_replicas(&self),
+                );
             } => {}
         }
     }
@@ -166,11 +188,12 @@ impl Node {
     }
 
     /// Closes everything in order.
-    pub(crate) async fn close(&self) {
+    pub(crate) async fn close(self: &Arc<Self>) {
         self.host.shutdown().await;
         let shards = std::mem::take(&mut *self.shards.write());
-        let store = self.store.clone();
+        let (store, node) = (self.store.clone(), self.clone());
         let closed = blocking(move || {
+            node.recall.stop();
             // Joins the maintenance threads.
             drop(shards);
             store.flush()
@@ -192,10 +215,15 @@ struct Parts {
 
 impl Parts {
     fn open(config: &ShardConfig, addresses: AddressBook, dialer: Dialer) -> Result<Self, NodeError> {
+        let step = |what: &str| config.vitals.step(what);
+        step("taking the data folder");
         let identity = Identity::open(&config.data_dir)?;
+        step("loading the encoder's model");
         let encoder = Encoder::start(config.encoder.clone())?;
+        step("opening the store of the state");
         let store = Store::open(&config.data_dir.join("state"), config.cache_bytes, FLUSH_EVERY)?;
         let metadata = MetadataMachine::open(store.clone())?;
+        step("opening the Raft log");
         let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses, dialer)?;
         Ok(Self { identity, encoder, host, store, metadata })
     }

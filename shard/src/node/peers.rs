@@ -7,7 +7,8 @@ use omma_common::tls::Dialer;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use omma_proto::internal::v1::{
-    DiscoverRequest, DiscoverResponse, DropCollectionRequest, JoinRequest, JoinResponse, Target,
+    DigestMark, DiscoverRequest, DiscoverResponse, DropCollectionRequest, GetDigestsRequest, JoinRequest, JoinResponse,
+    Target,
 };
 use tonic::Status;
 use tonic::transport::Channel;
@@ -44,4 +45,10 @@ pub(super) async fn drop_collection(dialer: &Dialer, address: &str, target: Targ
     let mut client = ShardServiceClient::new(connect(dialer, address).await?);
     let request = Deadline::after(PATIENCE).request(DropCollectionRequest { target: Some(target) });
     client.drop_collection(request).await.map(drop)
+}
+
+pub(super) async fn digests(dialer: &Dialer, address: &str, group_id: u32) -> Result<Vec<DigestMark>, Status> {
+    let mut client = ShardServiceClient::new(connect(dialer, address).await?);
+    let request = Deadline::after(PATIENCE).request(GetDigestsRequest { group_id });
+    Ok(client.get_digests(request).await?.into_inner().marks)
 }
