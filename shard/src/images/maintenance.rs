@@ -95,7 +95,8 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         }
         let stats = collection.index.stats();
         let covered = *collection.covered.lock();
-        if checkpoint::is_due(covered, stats.graph, stats.watermark) {
+        let keep_audit = collection.audit.lock().take_worth_keeping();
+        if keep_audit || checkpoint::is_due(covered, stats.graph, stats.watermark) {
             write_checkpoint(state, &contents, &collection)?;
         }
         // A graph that grows without a pause is audited beside, as far as that costs it little.
