@@ -5,6 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use omma_proto::internal::v1::StoredAnswer;
 
+use crate::broken;
+
 /// Answers kept per group. A retry comes within seconds; this many requests take longer than that. Part of the
 /// replicated state's meaning: replicas must forget at the same moment, so it is no setting.
 pub(super) const KEPT: usize = 1 << 16;
@@ -34,7 +36,7 @@ pub(super) struct Answers {
 impl Answers {
     /// What a request with this id was answered; `None` if it is new. Requests without an id are always new.
     pub(super) fn get(&self, uid: u64, request_id: &str) -> Option<&Answer> {
-        if request_id.is_empty() {
+        if request_id.is_empty() || broken::forgets(request_id) {
             return None;
         }
         self.by_request.get(&(uid, request_id.to_owned()))
