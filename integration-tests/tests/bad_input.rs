@@ -437,9 +437,12 @@ async fn an_answer_that_is_too_large_is_told_as_such() -> Result<()> {
     let client = cluster().await?.client()?;
     client.create("large-answers", Some(2)).await?;
     let text = AttributeValue { kind: Some(Kind::StringValue("x".repeat(60_000))) };
-    let images = (0..600).map(|i| NewImage {
-        attributes: [("text".to_owned(), text.clone())].into(),
-        ..vector_image(&format!("l{i}"), vec![1.0, i as f32])
+    let images = (0..700).map(|i| {
+        let (sine, cosine) = (std::f32::consts::TAU * i as f32 / 700.0).sin_cos();
+        NewImage {
+            attributes: [("text".to_owned(), text.clone())].into(),
+            ..vector_image(&format!("l{i}"), vec![cosine, sine])
+        }
     });
     for batch in images.collect::<Vec<_>>().chunks(200) {
         client.store("large-answers", batch.to_vec(), PATIENCE).await?;
@@ -453,20 +456,20 @@ async fn an_answer_that_is_too_large_is_told_as_such() -> Result<()> {
     };
     let batch = BatchSearchRequest {
         collection: "large-answers".to_owned(),
-        queries: vec![query(600); 4],
+        queries: vec![query(700); 4],
         include_attributes: true,
         ..Default::default()
     };
     // One that the coordinator puts together, and one that no group could send.
     let refusals = [
-        client.searches().search(search(600, true)).await.err().context("a search of 36 MB")?,
-        client.searches().batch_search(batch).await.err().context("a batch of 144 MB")?,
+        client.searches().search(search(700, true)).await.err().context("a search of 42 MB")?,
+        client.searches().batch_search(batch).await.err().context("a batch of 168 MB")?,
     ];
     for status in refusals {
         let refusal = Refusal::of(&status)?;
         ensure!(refusal.reason == Reason::MessageTooLarge.name() && !refusal.retry, "{refusal:?}");
     }
-    ensure!(client.searches().search(search(600, false)).await?.into_inner().hits.len() == 600);
+    ensure!(client.searches().search(search(700, false)).await?.into_inner().hits.len() > 600);
     ensure!(client.searches().search(search(100, true)).await?.into_inner().hits.len() == 100);
     Ok(())
 }
