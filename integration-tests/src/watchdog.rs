@@ -13,7 +13,7 @@ cat > /dev/null
 for f in "$0"/*.pid; do
     [ -f "$f" ] && kill -9 "$(cat "$f")" 2> /dev/null
 done
-umount "$0"/* 2> /dev/null
+umount -l "$0"/* 2> /dev/null
 [ -n "$OMMA_TEST_KEEP" ] || rm -rf "$0"
 "#;
 
