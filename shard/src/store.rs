@@ -149,9 +149,10 @@ impl Store {
         Ok(Table { tree: Handles::new(tree), path: self.path.clone() })
     }
 
-    /// Removes a table and all in it. Handles to it must not be used afterwards.
+    /// Empties a table, one entry after the other. Its name stays, and can be used again: after sled's own `drop_tree`
+    /// the store may not open any more (sled forgets the name but not the tree, and counts both when it opens).
     pub fn drop_table(&self, name: &str) -> Result<(), StoreError> {
-        self.db.with(|db| db.drop_tree(name)).map(drop).map_err(|e| self.error(e))
+        self.db.with(|db| db.open_tree(name)?.clear()).map_err(|e| self.error(e))
     }
 
     /// Returns when every change made so far, in all tables, is on disk (fsync).
@@ -281,6 +282,24 @@ mod tests {
         assert_eq!(store.table("t").unwrap().prefix(b"").count(), 1000);
         store.drop_table("t").unwrap();
         assert_eq!(store.table("t").unwrap().prefix(b"").count(), 0);
+    }
+
+    #[test]
+    fn a_store_opens_after_tables_were_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..3 {
+            let store = open(&dir);
+            for name in ["a", "b"] {
+                let table = store.table(name).unwrap();
+                assert_eq!(table.prefix(b"").count(), 0, "{name} in round {round}");
+                let mut batch = Batch::default();
+                (0..500u32).for_each(|i| batch.insert(i.to_be_bytes(), vec![7; 3000]));
+                table.apply(batch).unwrap();
+                store.flush().unwrap();
+                store.drop_table(name).unwrap();
+            }
+            store.flush().unwrap();
+        }
     }
 
     #[test]
