@@ -26,8 +26,8 @@ pub trait Among: Sync {
 const ROWS_PER_STEP: usize = 1_500;
 
 /// How many keys a search may meet that are not allowed, for each that it keeps and each time that the allowed ones go
-/// into the size. With more, the allowed ones lie away from the query, and there the graph leads past the best of them
-/// (recall 0.92 among the farther half of 10,000), which a scan does not.
+/// into the size: one to two, measured, if they lie at random. With many more they lie away from the query, and there the
+/// graph leads past the best of them (recall 0.92 among the farther half of 10,000), which a scan does not.
 const REFUSED_PER_KEPT: usize = 8;
 
 /// How to search.
