@@ -21,12 +21,13 @@ pub trait Among: Sync {
     fn keys(&self) -> Box<dyn Iterator<Item = u64> + '_>;
 }
 
-/// Measured (see `docs/performance.md`): what an unrestricted search through the graph costs, in rows looked at.
+/// What a search through the graph costs without a restriction, in rows looked at: from the measured meeting point of
+/// both ways, see `docs/performance.md`.
 const ROWS_PER_STEP: usize = 1_500;
 
-/// How many keys that are not allowed a search may meet for each that it keeps, if those that are allowed lay at random:
-/// measured, it meets about two, so that with more the allowed ones lie away from the query. There the graph leads
-/// past the best of them (recall 0.92 among the farther half of 10,000), and a scan does not.
+/// How many keys a search may meet that are not allowed, for each that it keeps and each time that the allowed ones go
+/// into the size: one to two, measured, if they lie at random. With many more they lie away from the query, and there the
+/// graph leads past the best of them (recall 0.92 among the farther half of 10,000), which a scan does not.
 const REFUSED_PER_KEPT: usize = 8;
 
 /// How to search.
