@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "omma/v1/image_service.proto",
         "omma/v1/search_service.proto",
         "omma/internal/v1/commands.proto",
+        "omma/internal/v1/placement_service.proto",
         "omma/internal/v1/raft_service.proto",
         "omma/internal/v1/shard_service.proto",
         "omma/internal/v1/stored.proto",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{certs, collection, delete, get, index, keys, search, serve};
+use crate::commands::{certs, cluster, collection, delete, get, index, keys, search, serve};
 use crate::demo;
 use crate::exit::EXIT_CODES;
 
@@ -63,6 +63,9 @@ pub(crate) enum Command {
     Delete(delete::DeleteArgs),
     /// Show nodes, groups, leaders and whether replicas agree
     Status,
+    /// Drain nodes, and show and pause what moves between them
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Create, show, list and delete collections
     #[command(subcommand)]
     Collection(collection::CollectionCommand),

@@ -4,7 +4,8 @@
 use omma_client::ClientError;
 use omma_client::proto::{
     Agreement, AttributeValue, Collection, Coverage, EncoderStatus, GetClusterStatusResponse, GroupStatus, Hit, Image,
-    NodeStatus, ReplicaRole, ReplicaStatus, SearchResponse, SearchTimings, VectorSpace, attribute_value::Kind,
+    Move, MovePhase, MoveReason, NodeState, NodeStatus, ReplicaRole, ReplicaStatus, SearchResponse, SearchTimings,
+    VectorSpace, attribute_value::Kind,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -124,6 +125,37 @@ fn node(n: &NodeStatus) -> Value {
         "uptime": seconds(n.uptime.as_ref()),
         "encoder": n.encoder.as_ref().map(encoder),
         "zone": n.zone,
+        "state": node_state(n.state()),
+        "replica_count": n.replica_count,
+    })
+}
+
+/// "draining" for NODE_STATE_DRAINING.
+pub(crate) fn node_state(state: NodeState) -> String {
+    state.as_str_name().trim_start_matches("NODE_STATE_").to_lowercase()
+}
+
+/// "copying" for MOVE_PHASE_COPYING.
+pub(crate) fn phase(phase: MovePhase) -> String {
+    phase.as_str_name().trim_start_matches("MOVE_PHASE_").to_lowercase()
+}
+
+/// "drain" for MOVE_REASON_DRAIN.
+pub(crate) fn reason(reason: MoveReason) -> String {
+    reason.as_str_name().trim_start_matches("MOVE_REASON_").to_lowercase()
+}
+
+pub(crate) fn job(m: &Move) -> Value {
+    json!({
+        "group_id": m.group_id,
+        "from_node_id": m.from_node_id.to_string(),
+        "to_node_id": m.to_node_id.to_string(),
+        "reason": reason(m.reason()),
+        "phase": phase(m.phase()),
+        "done": m.done,
+        "total": m.total,
+        "elapsed": seconds(m.elapsed.as_ref()),
+        "remaining": seconds(m.remaining.as_ref()),
     })
 }
 
@@ -151,6 +183,7 @@ fn replica(r: &ReplicaStatus) -> Value {
         "tail_count": r.tail_count,
         "tombstone_count": r.tombstone_count,
         "checkpoint_index": r.checkpoint_index,
+        "received_count": r.received_count,
     })
 }
 
@@ -173,6 +206,7 @@ pub(crate) fn status(s: &GetClusterStatusResponse) -> Value {
         "groups": s.groups.iter().map(group).collect::<Vec<_>>(),
         "vector_space": vector_space(s.vector_space.as_ref()),
         "version": s.version,
+        "moves_paused": s.moves_paused,
     })
 }
 

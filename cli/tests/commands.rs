@@ -55,6 +55,7 @@ fn help_names_commands_and_exit_codes() {
         "delete",
         "status",
         "collection",
+        "cluster",
         "keys",
         "certs",
         "Exit codes",
@@ -242,4 +243,37 @@ async fn a_reader_that_goes_away_is_no_panic() {
     });
     let output = ended.await.unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_drained_and_moves_shown() {
+    let server = FakeServer::start(Faults::default()).await;
+    let endpoint = server.endpoint();
+    let unknown = run(&endpoint, &["cluster", "drain", "nowhere:1"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(text(&unknown.stderr).contains("nowhere:1"));
+    assert!(text(&run(&endpoint, &["cluster", "jobs"]).await.stdout).contains("No replica"));
+
+    let begun = json(&run(&endpoint, &["cluster", "drain", "11", "--no-wait", "--json"]).await);
+    assert_eq!((begun["node_id"].as_str(), begun["state"].as_str()), (Some("11"), Some("draining")));
+    let jobs = json(&run(&endpoint, &["cluster", "jobs", "--json"]).await);
+    let groups: Vec<_> = jobs["moves"].as_array().unwrap().iter().map(|m| m["group_id"].as_u64()).collect();
+    assert_eq!(groups, [Some(1), Some(2)], "both pages");
+    assert_eq!(
+        (jobs["moves"][0]["reason"].as_str(), jobs["moves"][0]["phase"].as_str()),
+        (Some("drain"), Some("copying"))
+    );
+    run(&endpoint, &["cluster", "undrain", "11"]).await;
+    assert_eq!(run(&endpoint, &["cluster", "remove", "11"]).await.status.code(), Some(1));
+
+    let drained = run(&endpoint, &["cluster", "drain", "127.0.0.1:7711"]).await;
+    assert_eq!(drained.status.code(), Some(0), "{}", text(&drained.stderr));
+    assert!(text(&drained.stdout).contains("holds nothing"));
+    assert!(text(&drained.stderr).contains("40 of 1,200 images, about 29.0 s left"), "{}", text(&drained.stderr));
+    assert_eq!(run(&endpoint, &["cluster", "remove", "11"]).await.status.code(), Some(0));
+
+    run(&endpoint, &["cluster", "pause"]).await;
+    assert!(text(&run(&endpoint, &["status"]).await.stdout).contains("paused"));
+    run(&endpoint, &["cluster", "resume"]).await;
+    assert!(!text(&run(&endpoint, &["status"]).await.stdout).contains("paused"));
 }

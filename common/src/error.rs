@@ -88,6 +88,18 @@ reasons! {
     DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded, None;
     /// The node belongs to another cluster.
     WrongCluster = "WRONG_CLUSTER", FailedPrecondition, None;
+    /// No such shard node.
+    NodeNotFound = "NODE_NOT_FOUND", NotFound, None;
+    /// The other nodes are too few for the replicas; metadata: `needed`, `left`.
+    TooFewNodes = "TOO_FEW_NODES", FailedPrecondition, None;
+    /// The node holds replicas or may be given some: it has to be drained first.
+    NodeInUse = "NODE_IN_USE", FailedPrecondition, None;
+    /// The node was removed from the cluster; it can come back only as a new one.
+    NodeRemoved = "NODE_REMOVED", FailedPrecondition, None;
+    /// Another node answers at the address.
+    AddressInUse = "ADDRESS_IN_USE", FailedPrecondition, None;
+    /// The members of a group are not those that a change was planned for, or cannot be changed so.
+    MembersChanged = "MEMBERS_CHANGED", Aborted, Some(200);
     /// Stored data is damaged.
     DataLoss = "DATA_LOSS", DataLoss, None;
     /// A bug; the message helps to report it.

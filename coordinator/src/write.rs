@@ -207,7 +207,7 @@ mod tests {
         let metadata = node::Metadata {
             version: 1,
             cluster_id: "c".into(),
-            nodes: vec![node::Node { node_id: 1, address: "n:1".into(), zone: String::new() }],
+            nodes: vec![node::Node { node_id: 1, address: "n:1".into(), ..Default::default() }],
             groups: (0..groups)
                 .map(|g| node::Group {
                     group_id: g + 1,
@@ -216,6 +216,7 @@ mod tests {
                         last: if g + 1 == groups { 4095 } else { (g + 1) * width - 1 },
                     }],
                     replicas: vec![1],
+                    ..Default::default()
                 })
                 .collect(),
             ..Default::default()

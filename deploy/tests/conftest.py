@@ -30,7 +30,7 @@ def render_text(values: str, *flags: str, chart: pathlib.Path = CHART) -> str:
         pytest.skip("helm is not there")
     command = [helm, "template", "omma", str(chart), "--namespace", "search"]
     command += ["--kube-version", KUBERNETES, "--values", "-", *flags]
-    done = subprocess.run(command, input=values, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, input=values, capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
         raise Refused(done.stderr)
     return done.stdout

@@ -156,7 +156,6 @@ def test_metrics_of_all_pods_are_found():
         assert service["spec"]["selector"].items() <= pod_of(thing)["metadata"]["labels"].items()
 
 
-@pytest.mark.skipif(not list((CHART / "files" / "grafana").glob("*.json")), reason="no dashboard in deploy/grafana")
 def test_dashboards_and_alerts_are_those_of_the_repository():
     objects = render(MONITORED)
     dashboards = one(objects, "ConfigMap", "omma-dashboards")

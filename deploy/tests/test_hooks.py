@@ -67,7 +67,7 @@ class Hook:
 
     def run(self, **more) -> subprocess.CompletedProcess:
         command = ["sh", str(self.script)]
-        return subprocess.run(command, env=self.environment | more, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=self.environment | more, capture_output=True, text=True, timeout=300)
 
     def files(self, secret: str) -> dict[str, str]:
         data = json.loads((self.secrets / secret).read_text())["data"]
@@ -163,7 +163,7 @@ def scale(folder, nodes: list[dict], action: str, ordinals: range, fails: str = 
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PODS": "omma-shard", "ACTION": action}
     environment |= {"FROM": str(ordinals.start), "BELOW": str(ordinals.stop)}
     script = (CHART / "files" / "hooks" / "scale.sh").read_text().replace("/tmp/nodes", str(folder / "nodes"))
-    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     return done, [address.split(".")[0] for address in log.read_text().split()]
 
 

@@ -44,6 +44,8 @@ def test_the_skeleton_has_every_target_and_no_code(tmp_path):
         assert (to / member / "Cargo.toml").read_text() == (ROOT / member / "Cargo.toml").read_text()
         for name in ("src/lib.rs", "src/main.rs", "build.rs"):
             assert (to / member / name).exists() == (ROOT / member / name).exists(), f"{member}/{name}"
+        for path in re.findall(r'^path = "(src/[^"]+)"', (ROOT / member / "Cargo.toml").read_text(), re.MULTILINE):
+            assert (to / member / path).exists(), f"{member}/{path}"
     assert (to / "Cargo.lock").exists()
     assert sum(path.stat().st_size for path in to.rglob("*.rs")) < 1000
 

@@ -118,10 +118,24 @@ pub struct Cluster {
     shards: Vec<Shard>,
     coordinators: Vec<Coordinator>,
     network: Option<Network>,
+    places: Places,
     secured: Option<Secured>,
     // Dropped after the processes, before the gate opens.
     _watchdog: Watchdog,
     _gate: SemaphorePermit<'static>,
+}
+
+/// Where processes keep their things.
+#[derive(Debug)]
+struct Places {
+    /// Data folders and pid files.
+    run: PathBuf,
+    logs: PathBuf,
+    runtime: PathBuf,
+    /// Of the first boot.
+    peers: String,
+    /// Flags of TLS, if there is.
+    tls: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -166,36 +180,12 @@ impl Cluster {
         let addresses: Vec<String> = addresses(options.shard_nodes)?;
         let peers = addresses.join(",");
         let mut network = options.proxied.then(|| Network::new(&run));
+        let tls = secured.iter().flat_map(|s| s.peer_flags("shard")).collect();
+        let (runtime, peers_of_first_boot) = (runtime.to_owned(), peers.clone());
+        let places = Places { run: run.clone(), logs: logs.clone(), runtime, peers: peers_of_first_boot, tls };
         let mut shards = Vec::new();
         for (i, address) in addresses.iter().enumerate() {
-            let admin = new_address()?;
-            let data = run.join(format!("shard-{i}"));
-            let listen = match &mut network {
-                None => address.clone(),
-                Some(network) => {
-                    let behind = format!("127.0.0.1:{}", free_port()?);
-                    network.proxy(Party::Shard(i), address, &behind)?;
-                    behind
-                }
-            };
-            let mut arguments = flags(&[
-                ("--listen", &listen),
-                ("--advertise", address),
-                ("--admin-listen", &admin),
-                ("--data", &data.display().to_string()),
-                ("--peers", &peers),
-                ("--groups", &options.groups.to_string()),
-                ("--replication", &options.replication.to_string()),
-                ("--onnxruntime", &runtime.display().to_string()),
-                ("--device", "cpu"),
-            ]);
-            arguments.extend(options.shard_flags.iter().cloned());
-            arguments.extend(secured.iter().flat_map(|s| s.peer_flags("shard")));
-            let name = Party::Shard(i).to_string();
-            let log = logs.join(format!("{name}.log"));
-            let process = Process::new(name, binary(&options.shard_binary)?, arguments, log, &run);
-            let process = process.environment(&options.environment);
-            shards.push(Shard { process, address: address.clone(), admin, data });
+            shards.push(shard(&options, &places, network.as_mut(), i, address)?);
         }
         let mut coordinators = Vec::new();
         for (i, address) in self::addresses(options.coordinators)?.into_iter().enumerate() {
@@ -208,11 +198,25 @@ impl Cluster {
             let process = Process::new(name, binary("omma-coordinator")?, arguments, log, &run);
             coordinators.push(Coordinator { process, address, admin });
         }
-        let cluster = Self { options, shards, coordinators, network, secured, _watchdog: watchdog, _gate: gate };
+        let cluster =
+            Self { options, shards, coordinators, network, places, secured, _watchdog: watchdog, _gate: gate };
         for process in cluster.processes() {
             process.start()?;
         }
         Ok(cluster)
+    }
+
+    /// Starts one more node, which joins the cluster; returns its number.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn add_node(&mut self) -> Result<usize> {
+        let node = self.shards.len();
+        let address = addresses(1)?.remove(0);
+        let shard = shard(&self.options, &self.places, self.network.as_mut(), node, &address)?;
+        shard.process.start()?;
+        self.shards.push(shard);
+        Ok(node)
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {
@@ -456,6 +460,19 @@ impl Cluster {
         .await
     }
 
+    /// Tries until `check` passes; it sees the status.
+    ///
+    /// # Errors
+    /// If that takes longer than `patience` or a process ended (with the logs' tails).
+    pub async fn wait_until<T>(
+        &self,
+        what: &str,
+        patience: Duration,
+        check: impl AsyncFn(&Self, GetClusterStatusResponse) -> Result<T>,
+    ) -> Result<T> {
+        self.wait(what, patience, async |cluster: &Self| check(cluster, cluster.status().await?).await).await
+    }
+
     /// Tries until `check` passes.
     async fn wait<T>(&self, what: &str, patience: Duration, check: impl AsyncFn(&Self) -> Result<T>) -> Result<T> {
         let begin = Instant::now();
@@ -481,6 +498,41 @@ impl Cluster {
     fn log_tails(&self) -> String {
         self.processes().map(|p| format!("\n--- {}\n{}", p.name(), p.log_tail(LOG_TAIL))).collect()
     }
+}
+
+/// Shard node `i`, not started yet.
+fn shard(
+    options: &ClusterOptions,
+    places: &Places,
+    network: Option<&mut Network>,
+    i: usize,
+    address: &str,
+) -> Result<Shard> {
+    let (admin, data) = (new_address()?, places.run.join(format!("shard-{i}")));
+    let listen = match network {
+        None => address.to_owned(),
+        Some(network) => {
+            let behind = new_address()?;
+            network.proxy(Party::Shard(i), address, &behind)?;
+            behind
+        }
+    };
+    let mut arguments = flags(&[
+        ("--listen", &listen),
+        ("--advertise", address),
+        ("--admin-listen", &admin),
+        ("--data", &data.display().to_string()),
+        ("--peers", &places.peers),
+        ("--groups", &options.groups.to_string()),
+        ("--replication", &options.replication.to_string()),
+        ("--onnxruntime", &places.runtime.display().to_string()),
+        ("--device", "cpu"),
+    ]);
+    arguments.extend(options.shard_flags.iter().chain(&places.tls).cloned());
+    let name = Party::Shard(i).to_string();
+    let log = places.logs.join(format!("{name}.log"));
+    let process = Process::new(name, binary(&options.shard_binary)?, arguments, log, &places.run);
+    Ok(Shard { process: process.environment(&options.environment), address: address.to_owned(), admin, data })
 }
 
 fn addresses(n: usize) -> Result<Vec<String>> {

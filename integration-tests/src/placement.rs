@@ -22,7 +22,7 @@ mod tests {
     #[test]
     fn each_slot_has_its_group() {
         let group =
-            |group_id, first, last| Group { group_id, slots: vec![SlotRange { first, last }], replicas: vec![] };
+            |group_id, first, last| Group { group_id, slots: vec![SlotRange { first, last }], ..Group::default() };
         let metadata = Metadata { groups: vec![group(1, 0, 2047), group(2, 2048, 4095)], ..Default::default() };
         for i in 0..100 {
             let id = format!("image-{i}");

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context, Result, ensure};
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
+use omma_proto::internal::v1::placement_service_client::PlacementServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
-use omma_proto::internal::v1::{GetImagesRequest, GetMetadataRequest, Metadata, Target};
+use omma_proto::internal::v1::{
+    GetImagesRequest, GetMetadataRequest, Metadata, ObserveNodeRequest, ObserveNodeResponse, Target,
+};
 use omma_proto::v1::Consistency;
 
 use crate::client::channel;
@@ -14,6 +17,15 @@ use crate::placement::group_of;
 
 /// Ids per request.
 const BATCH: usize = 500;
+
+/// What a node says of itself and its replicas to the metadata leader.
+///
+/// # Errors
+/// The call's.
+pub async fn observed(cluster: &Cluster, node: usize) -> Result<ObserveNodeResponse> {
+    let mut client = PlacementServiceClient::new(channel(cluster.shard_address(node)?)?);
+    Ok(client.observe_node(ObserveNodeRequest {}).await?.into_inner())
+}
 
 /// A node's copy of the metadata.
 ///
@@ -30,10 +42,11 @@ pub async fn metadata_of(cluster: &Cluster, node: usize) -> Result<Metadata> {
 /// # Errors
 /// If a replica cannot be asked, or there is no such collection.
 pub async fn missing(cluster: &Cluster, collection: &str, ids: &[String]) -> Result<Vec<String>> {
-    let metadata = metadata_of(cluster, 0).await?;
+    let running = (0..cluster.nodes()).filter(|n| cluster.shard_process(*n).is_ok_and(|p| p.pid().is_some()));
+    let metadata = metadata_of(cluster, running.clone().next().context("no node runs")?).await?;
     let by_group = grouped(&metadata, ids)?;
     let mut lost = Vec::new();
-    for node in 0..cluster.nodes() {
+    for node in running {
         let node_id = metadata.nodes.iter().find(|n| cluster.shard_address(node).is_ok_and(|a| a == n.address));
         let node_id = node_id.with_context(|| format!("shard node {node} is not in the metadata"))?.node_id;
         for (&group_id, ids) in &by_group {

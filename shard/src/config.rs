@@ -38,6 +38,15 @@ pub struct ShardArgs {
     /// Failure zone of this node; replicas of a group are spread over zones.
     #[arg(long, env = "OMMA_ZONE", default_value = "")]
     pub zone: String,
+    /// Milliseconds of silence after which a leader is given up, at most. Writes resume within twice that time. Longer
+    /// for slow networks; give all nodes the same.
+    #[arg(long, env = "OMMA_ELECTION_TIMEOUT", default_value_t = 1_000, value_name = "MILLISECONDS",
+          value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub election_timeout: u64,
+    /// Seconds after which a node that is not heard from is replaced, if there is another that can take its replicas;
+    /// 0 for never. Give all nodes the same.
+    #[arg(long, env = "OMMA_REPLACE_AFTER", default_value_t = 600, value_name = "SECONDS")]
+    pub replace_after: u64,
     /// Log entries after which a replica's state is flushed and its log may be cut.
     #[arg(long, default_value_t = 5_000, value_name = "ENTRIES")]
     pub snapshot_every: u64,
@@ -140,6 +149,8 @@ pub struct ShardConfig {
     pub replication: u32,
     /// Failure zone.
     pub zone: String,
+    /// A node that is silent for so long is replaced; `None`: never.
+    pub replace_after: Option<Duration>,
     /// TLS of the port, and towards other shard nodes.
     pub peer_tls: Option<PeerTls>,
     /// What is allowed without TLS.
@@ -172,8 +183,8 @@ impl ShardArgs {
     pub fn config(&self) -> ShardConfig {
         let advertise = self.advertise.clone().unwrap_or_else(|| self.listen.clone());
         let peers = if self.peers.is_empty() { vec![advertise.clone()] } else { self.peers.clone() };
-        let raft =
-            RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..RaftTimings::default() };
+        let raft = RaftTimings::with_election_timeout(Duration::from_millis(self.election_timeout));
+        let raft = RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..raft };
         ShardConfig {
             data_dir: self.data_dir.clone(),
             advertise,
@@ -181,6 +192,7 @@ impl ShardArgs {
             groups: self.groups,
             replication: self.replication,
             zone: self.zone.clone(),
+            replace_after: (self.replace_after > 0).then(|| Duration::from_secs(self.replace_after)),
             peer_tls: self.peer_tls.files(),
             plaintext: self.peer_tls.plaintext(),
             connections: self.connections.limits(),

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod certs;
+pub(crate) mod cluster;
 pub(crate) mod collection;
 pub(crate) mod delete;
 pub(crate) mod get;
@@ -49,6 +50,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Get(args) => get::run(&context, args).await,
         Command::Delete(args) => delete::run(&context, args).await,
         Command::Status => status::run(&context).await,
+        Command::Cluster(command) => cluster::run(&context, command).await,
         Command::Collection(command) => collection::run(&context, command).await,
         Command::Keys(command) => keys::run(&context, command),
         Command::Certs(args) => certs::run(&context, args),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use omma_client::proto::{GetClusterStatusResponse, GroupStatus, NodeStatus};
+use omma_client::proto::{GetClusterStatusResponse, GroupStatus, NodeState, NodeStatus};
 
 use super::Context;
 use crate::exit::CliError;
@@ -21,10 +21,11 @@ pub(crate) fn human(status: &GetClusterStatusResponse) -> String {
         None => "none: the encoders differ, or none answered".to_owned(),
     };
     format!(
-        "Cluster {}, epoch {}, coordinator {}\nVector space {space}\n\n{}\n{}",
+        "Cluster {}, epoch {}, coordinator {}\nVector space {space}\n{}\n{}\n{}",
         status.cluster_id,
         status.epoch,
         status.version,
+        if status.moves_paused { "Moves are paused: `omma cluster resume` lets them go on\n" } else { "" },
         nodes(&status.nodes),
         groups(status)
     )
@@ -45,7 +46,7 @@ fn nodes(nodes: &[NodeStatus]) -> String {
         table.row([
             short(node.node_id),
             node.address.clone(),
-            if node.reachable { "up".into() } else { "unreachable".into() },
+            state(node),
             if node.reachable { duration(proto_duration(node.uptime.as_ref())) } else { String::new() },
             encoder.device,
             encoder.model,
@@ -112,6 +113,15 @@ fn agreement(group: &GroupStatus) -> String {
     }
 }
 
+/// "up, draining"
+fn state(node: &NodeStatus) -> String {
+    let reached = if node.reachable { "up" } else { "unreachable" };
+    match node.state() {
+        NodeState::Active | NodeState::Unspecified => reached.to_owned(),
+        state => format!("{reached}, {}", json::node_state(state)),
+    }
+}
+
 /// The last digits tell nodes apart well enough for people.
 pub(crate) fn short(node_id: u64) -> String {
     format!("…{:04x}", node_id & 0xffff)
@@ -142,12 +152,18 @@ mod tests {
         };
         let leaderless = GroupStatus { group_id: 2, replicas: vec![ReplicaStatus::default()], ..Default::default() };
         let status = GetClusterStatusResponse {
-            nodes: vec![NodeStatus { node_id: 1, address: "a:1".into(), reachable: true, ..Default::default() }],
+            nodes: vec![NodeStatus {
+                node_id: 1,
+                address: "a:1".into(),
+                reachable: true,
+                state: NodeState::Draining.into(),
+                ..Default::default()
+            }],
             groups: vec![group, leaderless],
             ..Default::default()
         };
         let text = human(&status);
-        for part in ["DIFFERENT", "NO LEADER", "unreachable", "a:1", "1,200", "leader"] {
+        for part in ["DIFFERENT", "NO LEADER", "unreachable", "a:1", "1,200", "leader", "up, draining"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }

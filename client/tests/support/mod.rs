@@ -46,6 +46,9 @@ pub struct State {
     pub streams_opened: usize,
     /// `grpc-timeout` of the last search.
     pub last_timeout: Option<String>,
+    /// A node that is being drained, and whether that is done.
+    pub draining: Option<(u64, bool)>,
+    pub moves_paused: bool,
 }
 
 /// Locked only for a moment and never over an await.

@@ -121,13 +121,27 @@ impl SearchService for Shared {
     }
 }
 
+fn find_node(node: &str) -> Result<u64, Status> {
+    let found =
+        [11, 12, 13].into_iter().find(|id: &u64| *node == id.to_string() || *node == format!("127.0.0.1:77{id}"));
+    found.ok_or_else(|| ApiError::new(Reason::NodeNotFound, format!("there is no shard node {node:?}")).into())
+}
+
 #[tonic::async_trait]
 impl ClusterService for Shared {
     async fn get_cluster_status(
         &self,
         _: Request<GetClusterStatusRequest>,
     ) -> Result<Response<GetClusterStatusResponse>, Status> {
-        let state = self.lock();
+        let mut state = self.lock();
+        // Draining takes from one look to the next.
+        let draining = state.draining;
+        let state_of = |node_id: u64| match draining {
+            Some((id, done)) if id == node_id && done => NodeState::Drained,
+            Some((id, _)) if id == node_id => NodeState::Draining,
+            _ => NodeState::Active,
+        };
+        state.draining = draining.map(|(id, _)| (id, true));
         let replica = |node_id: u64| ReplicaStatus {
             node_id,
             reachable: true,
@@ -157,6 +171,7 @@ impl ClusterService for Shared {
                 runtime: "none".into(),
                 ..Default::default()
             }),
+            state: state_of(node_id).into(),
             ..Default::default()
         };
         Ok(Response::new(GetClusterStatusResponse {
@@ -166,7 +181,63 @@ impl ClusterService for Shared {
             groups: (0..=GROUPS).map(group).collect(),
             vector_space: Some(space()),
             version: "0.1.0".into(),
+            moves_paused: state.moves_paused,
         }))
+    }
+
+    async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Result<Response<DrainNodeResponse>, Status> {
+        let node_id = find_node(&request.into_inner().node)?;
+        self.lock().draining = Some((node_id, false));
+        Ok(Response::new(DrainNodeResponse { node_id }))
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<UndrainNodeRequest>,
+    ) -> Result<Response<UndrainNodeResponse>, Status> {
+        let node_id = find_node(&request.into_inner().node)?;
+        self.lock().draining = None;
+        Ok(Response::new(UndrainNodeResponse { node_id }))
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<RemoveNodeResponse>, Status> {
+        let node_id = find_node(&request.into_inner().node)?;
+        match self.lock().draining {
+            Some((id, true)) if id == node_id => Ok(Response::new(RemoveNodeResponse { node_id })),
+            _ => Err(ApiError::new(Reason::NodeInUse, "drain it first").into()),
+        }
+    }
+
+    async fn pause_moves(&self, _: Request<PauseMovesRequest>) -> Result<Response<PauseMovesResponse>, Status> {
+        self.lock().moves_paused = true;
+        Ok(Response::new(PauseMovesResponse {}))
+    }
+
+    async fn resume_moves(&self, _: Request<ResumeMovesRequest>) -> Result<Response<ResumeMovesResponse>, Status> {
+        self.lock().moves_paused = false;
+        Ok(Response::new(ResumeMovesResponse {}))
+    }
+
+    async fn list_moves(&self, request: Request<ListMovesRequest>) -> Result<Response<ListMovesResponse>, Status> {
+        let state = self.lock();
+        let moving = |group_id| Move {
+            group_id,
+            from_node_id: 11,
+            to_node_id: 13,
+            reason: MoveReason::Drain.into(),
+            phase: MovePhase::Copying.into(),
+            done: 40,
+            total: 1200,
+            remaining: Some(prost_types::Duration { seconds: 29, nanos: 0 }),
+            ..Default::default()
+        };
+        // Two pages of one move each, while a node drains.
+        let (moves, next_page_token) = match (state.draining, request.into_inner().page_token.as_str()) {
+            (None, _) => (vec![], String::new()),
+            (_, "") => (vec![moving(1)], "second".to_owned()),
+            _ => (vec![moving(2)], String::new()),
+        };
+        Ok(Response::new(ListMovesResponse { moves, next_page_token, paused: state.moves_paused }))
     }
 }
 

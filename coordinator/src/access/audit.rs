@@ -10,8 +10,16 @@ use omma_common::error::Reason;
 use super::caller::Caller;
 
 /// Calls that change nothing, and of which there are many.
-const READS: &[&str] =
-    &["GetCollection", "ListCollections", "GetImage", "BatchGetImages", "Search", "BatchSearch", "GetClusterStatus"];
+const READS: &[&str] = &[
+    "GetCollection",
+    "ListCollections",
+    "GetImage",
+    "BatchGetImages",
+    "Search",
+    "BatchSearch",
+    "GetClusterStatus",
+    "ListMoves",
+];
 
 /// One call, or one stream.
 pub(crate) struct Deed<'a> {

@@ -55,8 +55,20 @@ impl Scoped for pb::ListCollectionsRequest {
     }
 }
 
-impl Scoped for pb::GetClusterStatusRequest {
-    fn scope(&self) -> Scope<'_> {
-        Scope::Cluster
-    }
+macro_rules! about_the_cluster {
+    ($($message:ident,)*) => {
+        $(impl Scoped for pb::$message {
+            fn scope(&self) -> Scope<'_> { Scope::Cluster }
+        })*
+    };
+}
+
+about_the_cluster! {
+    GetClusterStatusRequest,
+    DrainNodeRequest,
+    UndrainNodeRequest,
+    RemoveNodeRequest,
+    PauseMovesRequest,
+    ResumeMovesRequest,
+    ListMovesRequest,
 }

@@ -1,4 +1,4 @@
-//! `ClusterService`: what every node says of itself, side by side.
+//! `ClusterService`: what every node says of itself, side by side; and which nodes the cluster uses.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use omma_proto::v1 as pb;
 use omma_proto::v1::cluster_service_server::ClusterService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Coordinator, status};
+use super::{Api, Coordinator, nodes, status};
 
 #[tonic::async_trait]
 impl ClusterService for Api {
@@ -17,6 +17,48 @@ impl ClusterService for Api {
         request: Request<pb::GetClusterStatusRequest>,
     ) -> Result<Response<pb::GetClusterStatusResponse>, Status> {
         self.unary("GetClusterStatus", request, cluster_status).await
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<pb::DrainNodeRequest>,
+    ) -> Result<Response<pb::DrainNodeResponse>, Status> {
+        self.unary("DrainNode", request, nodes::drain).await
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<pb::UndrainNodeRequest>,
+    ) -> Result<Response<pb::UndrainNodeResponse>, Status> {
+        self.unary("UndrainNode", request, nodes::undrain).await
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<pb::RemoveNodeRequest>,
+    ) -> Result<Response<pb::RemoveNodeResponse>, Status> {
+        self.unary("RemoveNode", request, nodes::remove).await
+    }
+
+    async fn pause_moves(
+        &self,
+        request: Request<pb::PauseMovesRequest>,
+    ) -> Result<Response<pb::PauseMovesResponse>, Status> {
+        self.unary("PauseMoves", request, nodes::pause).await
+    }
+
+    async fn resume_moves(
+        &self,
+        request: Request<pb::ResumeMovesRequest>,
+    ) -> Result<Response<pb::ResumeMovesResponse>, Status> {
+        self.unary("ResumeMoves", request, nodes::resume).await
+    }
+
+    async fn list_moves(
+        &self,
+        request: Request<pb::ListMovesRequest>,
+    ) -> Result<Response<pb::ListMovesResponse>, Status> {
+        self.unary("ListMoves", request, nodes::list_moves).await
     }
 }
 
@@ -34,5 +76,6 @@ async fn cluster_status(
         groups: status::groups(&map, &answers),
         vector_space: status::vector_space(&answers),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        moves_paused: map.moves_paused,
     })
 }

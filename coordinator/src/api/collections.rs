@@ -6,26 +6,20 @@ use std::time::{Duration, SystemTime};
 use futures::future::try_join_all;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
-use omma_common::ids::METADATA_GROUP;
 use omma_proto::internal::v1 as node;
+use omma_proto::internal::v1::MetadataRefusal;
 use omma_proto::internal::v1::metadata_command::Command;
-use omma_proto::internal::v1::metadata_outcome::Outcome;
-use omma_proto::internal::v1::{MetadataCommand, MetadataRefusal};
 use omma_proto::v1 as pb;
 use omma_proto::v1::collection_service_server::CollectionService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Coordinator, caller_of, status, validate};
+use super::propose::{self, Proposed, propose};
+use super::{Api, Coordinator, caller_of, pages, status, validate};
 use crate::access::Caller;
 use crate::leader::{Effect, call_leader};
 use crate::routing::Collection;
 use crate::routing::cache::unknown_collection;
 use crate::write::request_id_or_new;
-
-const DEFAULT_PAGE: usize = 100;
-const MAX_PAGE: usize = 1000;
-/// Begins every page token, so that other texts are told apart.
-const TOKEN_PREFIX: &str = "c1.";
 
 #[tonic::async_trait]
 impl CollectionService for Api {
@@ -59,28 +53,6 @@ impl CollectionService for Api {
     }
 }
 
-/// What a metadata command did.
-enum Proposed {
-    Done(pb::Collection),
-    Refused(MetadataRefusal),
-}
-
-async fn propose(coordinator: &Coordinator, command: Command, deadline: Deadline) -> Result<Proposed, ApiError> {
-    let command = MetadataCommand { command: Some(command) };
-    let answer = call_leader(&coordinator.routing, METADATA_GROUP, Effect::Write, deadline, |node, _| {
-        let request = node::ProposeMetadataRequest { command: Some(command.clone()) };
-        async move { node.propose_metadata(deadline, request).await }
-    })
-    .await?;
-    match answer.outcome.and_then(|o| o.outcome) {
-        Some(Outcome::Done(collection)) => Ok(Proposed::Done(collection)),
-        Some(Outcome::Refusal(refusal)) => {
-            Ok(Proposed::Refused(MetadataRefusal::try_from(refusal).unwrap_or_default()))
-        }
-        None => Err(ApiError::new(Reason::Internal, "the metadata leader answered without an outcome")),
-    }
-}
-
 /// What a refusal means to a client who named `collection`.
 fn refused(refusal: MetadataRefusal, collection: &str) -> ApiError {
     let (reason, text) = match refusal {
@@ -101,10 +73,7 @@ fn refused(refusal: MetadataRefusal, collection: &str) -> ApiError {
         MetadataRefusal::Invalid => {
             (Reason::InvalidArgument, format!("the metadata leader refused collection {collection:?} as invalid"))
         }
-        MetadataRefusal::Unspecified | MetadataRefusal::ClusterExists => (
-            Reason::Internal,
-            format!("the metadata leader refused for a reason that makes no sense here: {refusal:?}"),
-        ),
+        other => return propose::no_sense(other),
     };
     ApiError::new(reason, text).with("collection", collection)
 }
@@ -168,44 +137,18 @@ async fn list(
     request: pb::ListCollectionsRequest,
     deadline: Deadline,
 ) -> Result<pb::ListCollectionsResponse, ApiError> {
-    let size = page_size(request.page_size)?;
-    let after = read_token(&request.page_token)?;
+    let size = pages::size(request.page_size)?;
+    let after = pages::read_token("ListCollections", &request.page_token)?;
     coordinator.routing.refresh_exactly(deadline).await?;
     let map = coordinator.routing.map().await?;
     let visible = |c: &&Arc<Collection>| !c.deleting && c.entry.name > after && caller.sees(&c.entry.name);
     let mut shown = map.collections.values().filter(visible).map(|c| &c.entry);
     let collections: Vec<_> = shown.by_ref().take(size).cloned().collect();
     let next_page_token = match (shown.next(), collections.last()) {
-        (Some(_), Some(last)) => write_token(&last.name),
+        (Some(_), Some(last)) => pages::write_token(&last.name),
         _ => String::new(),
     };
     Ok(pb::ListCollectionsResponse { collections, next_page_token })
-}
-
-fn page_size(asked: i32) -> Result<usize, ApiError> {
-    match asked {
-        0 => Ok(DEFAULT_PAGE),
-        n => usize::try_from(n)
-            .map(|n| n.min(MAX_PAGE))
-            .map_err(|_| ApiError::field("page_size", "must not be negative")),
-    }
-}
-
-/// A page token says after which name to go on; hexadecimal, so that nobody takes it for a name.
-fn write_token(last: &str) -> String {
-    last.bytes().fold(TOKEN_PREFIX.to_owned(), |token, byte| format!("{token}{byte:02x}"))
-}
-
-fn read_token(token: &str) -> Result<String, ApiError> {
-    if token.is_empty() {
-        return Ok(String::new());
-    }
-    let bytes = token.strip_prefix(TOKEN_PREFIX).map(str::as_bytes).unwrap_or_default().as_chunks::<2>();
-    let digit = |byte: u8| (byte as char).to_digit(16).map(|d| d as u8);
-    let digits = |pair: &[u8; 2]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
-    let name = bytes.0.iter().map(digits).collect::<Option<Vec<u8>>>().and_then(|b| String::from_utf8(b).ok());
-    name.filter(|name| !name.is_empty() && bytes.1.is_empty())
-        .ok_or_else(|| ApiError::field("page_token", "is not one that ListCollections returned"))
 }
 
 async fn delete(
@@ -260,35 +203,6 @@ async fn being_deleted(coordinator: &Coordinator, name: &str, deadline: Deadline
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn page_tokens_round_trip(name in "[a-z0-9][a-z0-9_-]{0,63}") {
-            let token = write_token(&name);
-            prop_assert_eq!(read_token(&token).unwrap(), name);
-        }
-
-        #[test]
-        fn odd_tokens_are_refused_without_a_panic(token in "\\PC{0,20}") {
-            if let Ok(name) = read_token(&token) {
-                prop_assert!(token.is_empty() || write_token(&name).eq_ignore_ascii_case(&token));
-            }
-        }
-    }
-
-    #[test]
-    fn tokens_that_are_none() {
-        for bad in ["x", "c1.", "c1.6", "c1.zz", "c1.ff", "c2.61", "c1.+1"] {
-            assert!(read_token(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn pages_are_bounded() {
-        assert_eq!((page_size(0).unwrap(), page_size(7).unwrap(), page_size(5000).unwrap()), (100, 7, 1000));
-        assert!(page_size(-1).is_err());
-    }
 
     #[test]
     fn refusals_have_codes() {

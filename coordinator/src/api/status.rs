@@ -37,6 +37,8 @@ pub(crate) fn nodes(map: &ClusterMap, answers: &Answers) -> Vec<NodeStatus> {
             node_id,
             address: node.address.clone(),
             zone: node.zone.clone(),
+            state: node.state.into(),
+            replica_count: map.replica_count(node_id),
             reachable: answers.contains_key(&node_id),
             ..said.unwrap_or_default()
         }
@@ -156,12 +158,18 @@ mod tests {
             version: 1,
             cluster_id: "c".into(),
             nodes: (1..=2)
-                .map(|id| node::Node { node_id: id, address: format!("n{id}:1"), zone: "z".into() })
+                .map(|id| node::Node {
+                    node_id: id,
+                    address: format!("n{id}:1"),
+                    zone: "z".into(),
+                    ..Default::default()
+                })
                 .collect(),
             groups: vec![node::Group {
                 group_id: 1,
                 slots: vec![node::SlotRange { first: 0, last: 4095 }],
                 replicas: vec![1, 2],
+                ..Default::default()
             }],
             ..Default::default()
         })

@@ -295,11 +295,12 @@ mod tests {
         let metadata = node::Metadata {
             version,
             cluster_id: cluster.into(),
-            nodes: vec![node::Node { node_id: 1, address: "n:1".into(), zone: String::new() }],
+            nodes: vec![node::Node { node_id: 1, address: "n:1".into(), ..Default::default() }],
             groups: vec![node::Group {
                 group_id: 1,
                 slots: vec![node::SlotRange { first: 0, last: 4095 }],
                 replicas: vec![1],
+                ..Default::default()
             }],
             ..Default::default()
         };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::slot::{SLOTS, slot_of};
-use omma_proto::internal::v1::{Metadata, Target};
-use omma_proto::v1::VectorSpace;
+use omma_proto::internal::v1::{Metadata, ReplicaMove, Target};
+use omma_proto::v1::{NodeState, VectorSpace};
 
 /// Why metadata is no cluster map.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +55,7 @@ pub(crate) enum InvalidMap {
 pub(crate) struct Node {
     pub(crate) address: String,
     pub(crate) zone: String,
+    pub(crate) state: NodeState,
 }
 
 /// A shard group.
@@ -62,6 +63,8 @@ pub(crate) struct Node {
 pub(crate) struct Group {
     pub(crate) replicas: Vec<NodeId>,
     pub(crate) slot_count: u32,
+    /// A replica on its way to a node that is not among the replicas yet.
+    pub(crate) moving: Option<ReplicaMove>,
 }
 
 /// A collection: what requests need to know of it.
@@ -104,6 +107,7 @@ pub(crate) struct ClusterMap {
     pub(crate) groups: BTreeMap<GroupId, Group>,
     pub(crate) collections: BTreeMap<String, Arc<Collection>>,
     pub(crate) encoder_space: Option<VectorSpace>,
+    pub(crate) moves_paused: bool,
     slots: Box<[GroupId]>,
     everyone: Vec<NodeId>,
 }
@@ -114,8 +118,7 @@ impl ClusterMap {
         if metadata.cluster_id.is_empty() {
             return Err(InvalidMap::NotFormed);
         }
-        let nodes: BTreeMap<_, _> =
-            metadata.nodes.into_iter().map(|n| (n.node_id, Node { address: n.address, zone: n.zone })).collect();
+        let nodes: BTreeMap<_, _> = metadata.nodes.into_iter().map(|n| (n.node_id, node(n))).collect();
         let mut slots = vec![METADATA_GROUP; SLOTS as usize].into_boxed_slice();
         let mut groups = BTreeMap::new();
         for group in metadata.groups.into_iter().filter(|g| g.group_id != METADATA_GROUP) {
@@ -130,7 +133,7 @@ impl ClusterMap {
             for range in &group.slots {
                 slot_count += claim(&mut slots, id, range.first, range.last)?;
             }
-            groups.insert(id, Group { replicas: group.replicas, slot_count });
+            groups.insert(id, Group { replicas: group.replicas, slot_count, moving: group.r#move });
         }
         if let Some(slot) = slots.iter().position(|g| *g == METADATA_GROUP) {
             return Err(InvalidMap::Unowned(slot));
@@ -152,6 +155,7 @@ impl ClusterMap {
             groups,
             collections,
             encoder_space: metadata.encoder_space.filter(|s| !s.id.is_empty()),
+            moves_paused: metadata.moves_paused,
             slots,
         })
     }
@@ -169,6 +173,21 @@ impl ClusterMap {
         }
     }
 
+    /// Replicas of shard groups that are on a node, or on their way to it.
+    pub(crate) fn replica_count(&self, node: NodeId) -> u32 {
+        let coming = |g: &Group| g.moving.as_ref().is_some_and(|m| m.to_node_id == node);
+        self.groups.values().filter(|g| g.replicas.contains(&node) || coming(g)).count() as u32
+    }
+
+    /// The node of that id in decimal, or else at that address.
+    pub(crate) fn find(&self, node: &str) -> Option<NodeId> {
+        let by_id = node.parse().ok().filter(|id| self.nodes.contains_key(id));
+        by_id.or_else(|| {
+            let at = |n: &Node| n.address == node && n.state != NodeState::Replaced;
+            self.nodes.iter().find(|(_, n)| at(n)).map(|(id, _)| *id)
+        })
+    }
+
     /// Where a node is reached.
     pub(crate) fn address(&self, node: NodeId) -> Option<&str> {
         self.nodes.get(&node).map(|n| n.address.as_str())
@@ -178,6 +197,14 @@ impl ClusterMap {
     pub(crate) fn collection(&self, name: &str) -> Option<&Arc<Collection>> {
         self.collections.get(name).filter(|c| !c.deleting)
     }
+}
+
+fn node(stored: omma_proto::internal::v1::Node) -> Node {
+    let state = match stored.state() {
+        NodeState::Unspecified => NodeState::Active,
+        state => state,
+    };
+    Node { address: stored.address, zone: stored.zone, state }
 }
 
 /// Gives slots `first` to `last` to `group`; returns how many.
@@ -211,8 +238,9 @@ mod tests {
             group_id: id,
             slots: vec![node::SlotRange { first: w[0], last: w[1] - 1 }],
             replicas: vec![1, 2, 3],
+            ..Default::default()
         });
-        let nodes = (1..=3).map(|id| node::Node { node_id: id, address: format!("n{id}:1"), zone: String::new() });
+        let nodes = (1..=3).map(|id| node::Node { node_id: id, address: format!("n{id}:1"), ..Default::default() });
         Metadata {
             version: 7,
             cluster_id: "c".into(),

@@ -149,6 +149,7 @@ fn form(state: &mut State, addresses: &[SocketAddr]) {
         group_id: g + 1,
         slots: vec![node::SlotRange { first: g * 1366, last: ((g + 1) * 1366 - 1).min(4095) }],
         replicas: (1..=NODES).collect(),
+        ..Default::default()
     });
     state.metadata = node::Metadata {
         version: 1,
@@ -156,7 +157,7 @@ fn form(state: &mut State, addresses: &[SocketAddr]) {
         epoch: 1,
         nodes: (1..)
             .zip(addresses)
-            .map(|(node_id, a)| node::Node { node_id, address: a.to_string(), zone: "z".into() })
+            .map(|(node_id, a)| node::Node { node_id, address: a.to_string(), zone: "z".into(), ..Default::default() })
             .collect(),
         groups: groups.collect(),
         next_collection_uid: 1,

@@ -13,6 +13,7 @@ use tonic::codegen::http::{Request, Response};
 /// Service, method (`*`: all of it), and whose certificates may call it.
 const TABLE: &[(&str, &str, &[PeerKind])] = &[
     ("omma.internal.v1.RaftService", "*", &[Shard]),
+    ("omma.internal.v1.PlacementService", "*", &[Shard]),
     ("omma.internal.v1.MetadataService", "GetMetadata", &[Shard, Coordinator]),
     ("omma.internal.v1.MetadataService", "ProposeMetadata", &[Shard, Coordinator]),
     ("omma.internal.v1.MetadataService", "Discover", &[Shard]),
@@ -105,7 +106,8 @@ mod tests {
     #[test]
     fn a_coordinator_is_no_member_of_groups() {
         for (service, method) in internal_methods() {
-            let member = service.ends_with("RaftService") || ["Discover", "Join"].contains(&method.as_str());
+            let of_groups = ["RaftService", "PlacementService"].iter().any(|s| service.ends_with(s));
+            let member = of_groups || ["Discover", "Join"].contains(&method.as_str());
             assert_eq!(may(Coordinator, &format!("/{service}/{method}")), !member, "{service}/{method}");
         }
     }

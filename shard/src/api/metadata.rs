@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::tls::Dialer;
 use omma_proto::internal::v1::metadata_command::Command;
+use omma_proto::internal::v1::metadata_outcome::Outcome;
 use omma_proto::internal::v1::metadata_service_server::MetadataService;
 use omma_proto::internal::v1::*;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::errors;
-use crate::group::{Barrier, Role};
-use crate::node::Node;
+use crate::group::Barrier;
+use crate::node::{Node, peers};
 
 pub(super) struct MetadataApi {
     pub(super) node: Arc<Node>,
@@ -60,13 +62,17 @@ impl MetadataService for MetadataApi {
         let node = request.node.ok_or_else(|| errors::missing("node"))?;
         let metadata = self.node.metadata.current();
         check_join(&metadata, &request.cluster_id, request.encoder_space.as_ref())?;
-        let (node_id, address) = (node.node_id, node.address.clone());
-        self.propose(MetadataCommand { command: Some(Command::PutNode(PutNode { node: Some(node) })) }, deadline)
-            .await?;
-        let replica = &self.node.metadata_replica;
-        let state = replica.status();
-        if state.role == Role::Leader && !state.voters.contains(&node_id) && !state.learners.contains(&node_id) {
-            replica.add_learner(node_id, address, deadline).await.map_err(ApiError::from)?;
+        check_address(&self.node.dialer, &metadata, &node).await?;
+        // The metadata leader makes it a learner when it sees that it is none.
+        let put = MetadataCommand { command: Some(Command::PutNode(PutNode { node: Some(node) })) };
+        match self.propose(put, deadline).await?.outcome {
+            Some(Outcome::Refusal(why)) if why == MetadataRefusal::NodeRemoved as i32 => return Err(removed().into()),
+            Some(Outcome::Refusal(why)) => {
+                let why = MetadataRefusal::try_from(why).unwrap_or_default();
+                let text = format!("the metadata leader refused the node: {why:?}");
+                return Err(ApiError::new(Reason::InvalidArgument, text).into());
+            }
+            _ => {}
         }
         Ok(Response::new(JoinResponse { cluster_id: metadata.cluster_id.clone() }))
     }
@@ -82,6 +88,39 @@ impl MetadataApi {
 
 fn forming() -> ApiError {
     ApiError::new(Reason::ClusterForming, "the cluster is not formed yet: it waits for all nodes of the peer list")
+}
+
+fn removed() -> ApiError {
+    let text = "this node was removed from the cluster, or another has taken its place: to use it again, stop it, empty \
+                its data folder and start it as a new node";
+    ApiError::new(Reason::NodeRemoved, text)
+}
+
+/// A new node at the address of another has lost that one's data, and takes its place; unless the other one is still
+/// there.
+async fn check_address(
+    dialer: &Dialer,
+    metadata: &Metadata,
+    node: &omma_proto::internal::v1::Node,
+) -> Result<(), ApiError> {
+    let clashes = metadata.nodes.iter().any(|n| n.address == node.address && n.node_id != node.node_id);
+    if !clashes {
+        return Ok(());
+    }
+    match peers::discover(dialer, &node.address).await {
+        Ok(there) if there.node_id == node.node_id => Ok(()),
+        Ok(there) => {
+            let text = format!(
+                "node {} answers at {}, not node {}: give each node its own --advertise",
+                there.node_id, node.address, node.node_id
+            );
+            Err(ApiError::new(Reason::AddressInUse, text))
+        }
+        Err(status) => {
+            let text = format!("cannot check who is at {}: {}", node.address, status.message());
+            Err(ApiError::new(Reason::NodeUnreachable, text))
+        }
+    }
 }
 
 /// Whether a node may become part of this cluster.

@@ -3,6 +3,7 @@
 mod access;
 mod errors;
 mod metadata;
+mod placement;
 mod put;
 pub(crate) mod raft;
 mod shard;
@@ -14,6 +15,7 @@ use omma_common::rpc::{RpcLayer, Traces};
 use omma_common::serve::{Incoming, Security, Track};
 use omma_common::shutdown::Shutdown;
 use omma_proto::internal::v1::metadata_service_server::MetadataServiceServer;
+use omma_proto::internal::v1::placement_service_server::PlacementServiceServer;
 use omma_proto::internal::v1::shard_service_server::ShardServiceServer;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -60,6 +62,7 @@ pub(crate) async fn serve(
         .add_service(reflection)
         .add_service(shards.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(metadata.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(PlacementServiceServer::new(placement::PlacementApi { node: node.clone() }))
         .add_service(raft::RaftApi::service(node.host.clone()))
         .serve_with_incoming_shutdown(incoming, shutdown.begun())
         .await?;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use omma_common::error::{ApiError, Reason};
+use omma_common::ids::NodeId;
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_proto::internal::v1 as proto;
 use proto::raft_service_server::{RaftService, RaftServiceServer};
@@ -9,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::group::GroupHost;
 use crate::group::inbound::AppendResponses;
+use crate::group::peers::TO_NODE;
 
 /// Serves the replicas of one host.
 pub(crate) struct RaftApi {
@@ -22,6 +25,18 @@ impl RaftApi {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
+
+    /// The message, if it is meant for this node.
+    fn mine<T>(&self, request: Request<T>) -> Result<T, Status> {
+        let to = request.metadata().get(TO_NODE).and_then(|v| v.to_str().ok()?.parse::<NodeId>().ok());
+        match to {
+            Some(to) if to != self.host.node_id() => {
+                let text = format!("node {to} is not here any more: this is node {}", self.host.node_id());
+                Err(ApiError::new(Reason::NodeUnreachable, text).into())
+            }
+            _ => Ok(request.into_inner()),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -29,31 +44,31 @@ impl RaftService for RaftApi {
     type StreamAppendStream = AppendResponses;
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
-        self.host.handle_vote(request.into_inner()).await.map(Response::new)
+        self.host.handle_vote(self.mine(request)?).await.map(Response::new)
     }
 
     async fn append(&self, request: Request<proto::AppendRequest>) -> Result<Response<proto::AppendResponse>, Status> {
-        self.host.handle_append(request.into_inner()).await.map(Response::new)
+        self.host.handle_append(self.mine(request)?).await.map(Response::new)
     }
 
     async fn stream_append(
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<AppendResponses>, Status> {
-        Ok(Response::new(self.host.handle_stream_append(request.into_inner())))
+        Ok(Response::new(self.host.handle_stream_append(self.mine(request)?)))
     }
 
     async fn install_snapshot(
         &self,
         request: Request<Streaming<proto::InstallSnapshotRequest>>,
     ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
-        self.host.handle_snapshot(request.into_inner()).await.map(Response::new)
+        self.host.handle_snapshot(self.mine(request)?).await.map(Response::new)
     }
 
     async fn transfer_leader(
         &self,
         request: Request<proto::TransferLeaderRequest>,
     ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
-        self.host.handle_transfer(request.into_inner()).await.map(Response::new)
+        self.host.handle_transfer(self.mine(request)?).await.map(Response::new)
     }
 }

@@ -155,6 +155,21 @@ impl Cluster {
         }
     }
 
+    /// Changes members through `leader`, as they are now; tries again for as long as new voters lag.
+    async fn change(&self, leader: NodeId, change: MemberChange) {
+        let (replica, begun) = (self.replica(leader), Instant::now());
+        while let Err(error) = replica.change_members(replica.status().members_index, change.clone(), soon()).await {
+            assert!(matches!(error, GroupError::Membership { .. }), "{change:?}: {error}");
+            assert!(begun.elapsed() < Duration::from_secs(20), "{change:?}: {error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn add_learner(&self, leader: NodeId, node: NodeId) {
+        let address = self.addresses.get(node).unwrap();
+        self.change(leader, MemberChange::AddLearner { node, address }).await;
+    }
+
     async fn end(mut self) {
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             self.kill(id).await;
@@ -324,11 +339,10 @@ async fn a_lagging_and_a_new_replica_catch_up_by_snapshot() {
     cluster.wipe(lagging);
     cluster.start(4).await;
     let leader = cluster.leader().await;
-    let address = cluster.addresses.get(4).unwrap();
-    cluster.replica(leader).add_learner(4, address, soon()).await.unwrap();
+    cluster.add_learner(leader, 4).await;
     assert_eq!(cluster.replica(leader).status().learners, [4]);
     let voters: BTreeSet<NodeId> = [1, 2, 3, 4].into_iter().filter(|id| *id != lagging).collect();
-    cluster.replica(leader).change_voters(voters.clone(), soon()).await.unwrap();
+    cluster.change(leader, MemberChange::SetVoters(voters.clone())).await;
     assert_eq!(cluster.replica(leader).status().voters, voters.into_iter().collect::<Vec<_>>());
     cluster.propose("last").await;
     assert_eq!(cluster.converged().await.len(), 402);
@@ -401,11 +415,10 @@ async fn leadership_moves_on_request_and_members_change_right_after() {
         let next = leader % 3 + 1;
         cluster.replica(leader).transfer_leader(next).await.unwrap();
         assert_eq!(cluster.leader().await, next);
-        let address = cluster.addresses.get(4).unwrap();
-        cluster.replica(next).add_learner(4, address, soon()).await.unwrap();
+        cluster.add_learner(next, 4).await;
         cluster.propose("x").await;
-        cluster.replica(next).change_voters([1, 2, 3].into(), soon()).await.unwrap();
-        cluster.replica(next).remove_learner(4, soon()).await.unwrap();
+        cluster.change(next, MemberChange::SetVoters([1, 2, 3].into())).await;
+        cluster.change(next, MemberChange::RemoveLearner(4)).await;
         assert!(cluster.replica(next).status().learners.is_empty());
     }
     let leader = cluster.leader().await;
@@ -413,6 +426,88 @@ async fn leadership_moves_on_request_and_members_change_right_after() {
     assert_ne!(cluster.leader().await, leader);
     let outsider = cluster.replica(leader).transfer_leader(9).await;
     assert!(matches!(outsider, Err(GroupError::NotLeader { .. })), "{outsider:?}");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_at_the_address_of_an_old_one_is_not_taken_for_it() {
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    cluster.propose("before").await;
+    cluster.converged().await;
+    let leader = cluster.leader().await;
+    let lost = leader % 3 + 1;
+    cluster.kill(lost).await;
+    cluster.wipe(lost);
+    cluster.start(4).await;
+    cluster.addresses.set(lost, cluster.addresses.get(4).unwrap());
+    for n in 0..20 {
+        cluster.propose(&n.to_string()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(cluster.replica(4).status().last_log, 0, "it took what was meant for the other");
+    assert_eq!(cluster.replica(leader).status().voters, [1, 2, 3]);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_or_repeated_change_of_members_is_refused() {
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    cluster.start(4).await;
+    cluster.propose("x").await;
+    let leader = cluster.leader().await;
+    let before = cluster.replica(leader).status().members_index;
+    cluster.add_learner(leader, 4).await;
+    let again = cluster.replica(leader).change_members(before, MemberChange::RemoveLearner(4), soon()).await;
+    assert!(matches!(again, Err(GroupError::Membership { .. })), "{again:?}");
+    let state = cluster.replica(leader).status();
+    assert!(state.members_committed && !state.joint && state.learners == [4], "{state:?}");
+    // The leader itself goes: the others elect another.
+    let voters: BTreeSet<NodeId> = (1..=4).filter(|id| *id != leader).collect();
+    cluster.change(leader, MemberChange::SetVoters(voters.clone())).await;
+    cluster.kill(leader).await;
+    cluster.propose("y").await;
+    assert_eq!(cluster.replica(cluster.leader().await).status().voters, voters.into_iter().collect::<Vec<_>>());
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_comes_back_empty_does_not_vote_before_it_has_caught_up() {
+    use omma_proto::internal::v1 as proto;
+    let mut cluster = Cluster::formed(3, RaftTimings::default()).await;
+    for n in 0..20 {
+        cluster.propose(&n.to_string()).await;
+    }
+    cluster.converged().await;
+    let leader = cluster.leader().await;
+    let gone = leader % 3 + 1;
+    let stays: BTreeSet<NodeId> = (1..=3).filter(|id| *id != gone).collect();
+    cluster.change(leader, MemberChange::SetVoters(stays)).await;
+    let node = &cluster.nodes[&gone];
+    assert!(node.host.erase(GROUP).await.is_err(), "while its replica runs");
+    node.host.stop(GROUP).await;
+    node.host.erase(GROUP).await.unwrap();
+    let state = MemoryState::on(&Arc::default());
+    let empty = node.host.start(GROUP, state.clone() as Arc<dyn StateMachine>).await.unwrap();
+    assert_eq!((empty.status().last_log, empty.may_vote()), (0, false));
+    let ask = proto::VoteRequest {
+        group_id: GROUP,
+        vote: Some(proto::RaftVote { term: 99, node_id: gone % 3 + 1, committed: false }),
+        pre_vote: true,
+        ..Default::default()
+    };
+    assert!(node.host.handle_vote(ask.clone()).await.is_err(), "it would elect whoever lacks what it acknowledged");
+    // Also after a restart.
+    cluster.kill(gone).await;
+    cluster.places.get_mut(&gone).unwrap().disk = Arc::default();
+    cluster.start(gone).await;
+    assert!(!cluster.replica(gone).may_vote());
+    let leader = cluster.leader().await;
+    cluster.add_learner(leader, gone).await;
+    cluster.change(leader, MemberChange::SetVoters([1, 2, 3].into())).await;
+    cluster.propose("last").await;
+    cluster.converged().await;
+    assert!(cluster.replica(gone).may_vote());
+    assert!(cluster.nodes[&gone].host.handle_vote(ask).await.is_ok());
     cluster.end().await;
 }
 

@@ -119,8 +119,8 @@ impl GroupError {
             GroupError::UnknownGroup(_) | GroupError::OtherNode { .. } => Reason::UnknownGroup,
             GroupError::Stopped(_) => Reason::ShuttingDown,
             GroupError::Damaged(_) | GroupError::State(StateError::Damaged { .. }) => Reason::DataLoss,
-            GroupError::Membership { .. }
-            | GroupError::Configuration(_)
+            GroupError::Membership { .. } => Reason::MembersChanged,
+            GroupError::Configuration(_)
             | GroupError::Store(_)
             | GroupError::State(_)
             | GroupError::Io { .. }

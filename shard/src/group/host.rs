@@ -112,10 +112,10 @@ impl GroupHost {
         let machine = Machine::new(state.clone()).await.map_err(|e| fatal(e.to_string()))?;
         let network = Network { group, me: self.node, peers: self.peers.clone() };
         let config = openraft::Config { enable_elect: !promised, ..self.timings.config(group)? };
-        let raft = super::types::Raft::new(self.node, Arc::new(config), network, log, machine);
+        let raft = super::types::Raft::new(self.node, Arc::new(config), network, log.clone(), machine);
         let raft = raft.await.map_err(|e| fatal(e.to_string()))?;
         let quiet = if promised { Quiet::after_restart(&raft, self.node, &self.timings) } else { Quiet::over() };
-        Ok(Replica::new(group, raft, state, self.peers.clone(), &self.timings, quiet))
+        Ok(Replica::new(group, raft, log, state, self.peers.clone(), &self.timings, quiet))
     }
 
     async fn log_of(&self, group: GroupId) -> Result<LogStore, GroupError> {
@@ -167,6 +167,16 @@ impl GroupHost {
         };
         replica.stop().await;
         self.replicas.lock().changing.remove(&group);
+    }
+
+    /// Erases the log of `group`, whose replica does not run and is no member of the group any more. Its vote stays, and
+    /// how far its log went: if it becomes a member again, it votes only once it has caught up with that.
+    pub async fn erase(&self, group: GroupId) -> Result<(), GroupError> {
+        if self.get(group).is_some() {
+            return Err(GroupError::Unavailable { group, why: "its replica still runs" });
+        }
+        let erased = self.log_of(group).await?.erase().await;
+        erased.map_err(|source| GroupError::Io { what: format!("cannot erase the log of group {group}"), source })
     }
 
     /// Stops all replicas, flushes their states and the logs, and closes the store. Leaderships are not handed over:

@@ -59,6 +59,10 @@ impl GroupHost {
             return Err(refuse(GroupError::Unavailable { group: request.group_id, why }));
         }
         let vote = wire::read_vote_request(&request).map_err(malformed)?;
+        if !replica.may_vote() {
+            let why = "this replica does not have yet what it had when it left the group before";
+            return Err(refuse(GroupError::Unavailable { group: request.group_id, why }));
+        }
         let answer = match request.pre_vote {
             true => replica.raft().pre_vote(vote).await,
             false => replica.raft().vote(vote).await,

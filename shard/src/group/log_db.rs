@@ -122,6 +122,8 @@ pub(super) struct Loaded {
     pub(super) committed: Option<LogId>,
     /// The last one removed from the beginning.
     pub(super) purged: Option<LogId>,
+    /// The last entry of the log that was here before and was erased.
+    pub(super) erased: Option<LogId>,
     /// Where the log begins, if it has entries.
     pub(super) first: u64,
     /// The last entry, or `purged` if there is none.
@@ -137,7 +139,7 @@ fn load(table: &Table, group: GroupId) -> Result<Loaded, GroupError> {
     let vote = table.get(key(group, Kind::Vote, 0))?;
     let vote = vote.map(|v| unseal::<proto::RaftVote>(group, Kind::Vote, 0, &v)).transpose()?;
     let vote = vote.as_ref().map(wire::read_vote);
-    let (committed, purged) = (log_id(Kind::Committed)?, log_id(Kind::Purged)?);
+    let (committed, purged, erased) = (log_id(Kind::Committed)?, log_id(Kind::Purged)?, log_id(Kind::Erased)?);
     let first = purged.map_or(0, |id| id.index + 1);
     let end = end_of_log(table, group, first)?;
     let last = match end.checked_sub(1).filter(|_| end > first) {
@@ -148,7 +150,7 @@ fn load(table: &Table, group: GroupId) -> Result<Loaded, GroupError> {
             Some(read_entry(group, index, &value)?.log_id)
         }
     };
-    Ok(Loaded { vote, committed, purged, first, last })
+    Ok(Loaded { vote, committed, purged, erased, first, last })
 }
 
 /// The index after the last entry. The log has no holes, so that can be searched for; scanning a table backwards

@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Purged = 1,
     Committed = 2,
     Entry = 3,
+    /// The last log id of a log that was erased, because its replica left the group.
+    Erased = 4,
 }
 
 /// A record of the log cannot be used. The replica stops; remove the node and let it join again as a new one.
@@ -45,6 +47,7 @@ impl Kind {
             Self::Purged => "purged log id",
             Self::Committed => "committed log id",
             Self::Entry => "entry",
+            Self::Erased => "erased log id",
         }
     }
 }

@@ -40,6 +40,8 @@ struct Log {
     committed: Option<LogId>,
     /// The last one removed from the beginning.
     purged: Option<LogId>,
+    /// The last entry of the log that was here before and was erased.
+    erased: Option<LogId>,
     /// Where the log begins, if it has entries.
     first: u64,
     /// The last entry, or `purged` if there is none.
@@ -76,9 +78,9 @@ pub(super) struct LogStore {
 impl LogStore {
     /// The log of `group`. To be called once per group: only clones of what this returns share its memory. Blocks.
     pub(super) fn open(db: &Arc<LogDb>, group: GroupId) -> Result<Self, GroupError> {
-        let Loaded { vote, committed, purged, first, last } = db.load(group)?;
+        let Loaded { vote, committed, purged, erased, first, last } = db.load(group)?;
         let (tail, all_tails) = (LogTail::default(), db.tail_bytes.clone());
-        let log = Log { vote, committed, purged, first, last, tail, issued: 0, cuts: 0, all_tails };
+        let log = Log { vote, committed, purged, erased, first, last, tail, issued: 0, cuts: 0, all_tails };
         Ok(Self { db: db.clone(), group, log: Arc::new(Mutex::new(log)), written: Arc::default() })
     }
 
@@ -95,6 +97,36 @@ impl LogStore {
         let written = Some((self.written.clone(), number));
         let (queued, trails) = (Instant::now(), Vec::new());
         Op { changes, entries: 0, durable: false, written, done: Done::Nobody, queued, trails }
+    }
+
+    /// Whether the log reaches as far as the one that was erased here. Until it does, this replica may lack what it
+    /// once acknowledged, so its vote could elect a leader that lacks it too.
+    pub(super) fn may_vote(&self) -> bool {
+        let log = self.log.lock();
+        log.last >= log.erased
+    }
+
+    /// Removes everything but the vote, durably. To be called when no replica uses the log.
+    pub(super) async fn erase(&self) -> io::Result<()> {
+        let place = self.place().await?;
+        let (sender, done) = oneshot::channel();
+        let (number, changes) = {
+            let mut log = self.log.lock();
+            let mut changes = self.removal(log.first, log.end());
+            log.erased = log.erased.max(log.last);
+            let freed = log.tail.truncate(0);
+            self.db.tail_bytes.fetch_sub(freed, Ordering::Relaxed);
+            (log.committed, log.purged, log.last, log.first) = (None, None, None, 0);
+            log.cuts += 1;
+            changes.extend([Kind::Committed, Kind::Purged].map(|kind| (self.key(kind, 0), None)));
+            let key = self.key(Kind::Erased, 0);
+            changes.extend(log.erased.as_ref().map(|id| (key, Some(seal(&key, &wire::log_id(id))))));
+            (log.issue(), changes)
+        };
+        let mut op = self.operation(number, changes);
+        (op.durable, op.done) = (true, Done::Caller(sender));
+        place.send(Job::Write(op));
+        done.await.map_err(|_| closed())?
     }
 
     /// Removes the entries `from..end` from the table.

@@ -1,7 +1,7 @@
 //! One replica of one Raft group: propose, read barrier, status; log store; network. The only folder that names
 //! openraft.
 //!
-//! [`host`] and [`replica`] are its face, with [`error`] and [`timings`]. Below: [`log_store`] over
+//! [`host`], [`replica`] and [`members`] are its face, with [`error`] and [`timings`]. Below: [`log_store`] over
 //! [`log_db`] and [`log_writer`] (one store and one writing thread for the logs of all groups), [`machine`] (drives a
 //! [`state_machine::StateMachine`]), [`network`] over [`peers`], [`snapshot`] (transfer), [`wire`] (what is sent and
 //! stored), [`trail`] (traces).
@@ -15,6 +15,7 @@ mod log_store;
 mod log_tail;
 mod log_writer;
 mod machine;
+pub mod members;
 mod network;
 pub mod peers;
 mod quiet;
@@ -35,6 +36,7 @@ mod test_state;
 pub use error::GroupError;
 pub use host::GroupHost;
 pub use log_writer::LogCounters;
+pub use members::MemberChange;
 pub use peers::AddressBook;
 pub use replica::{Barrier, Proposed, Replica};
 pub use status::{GroupState, Role};

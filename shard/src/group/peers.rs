@@ -9,7 +9,15 @@ use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::tls::{Dialer, InvalidAddress};
 use omma_proto::internal::v1::raft_service_client::RaftServiceClient;
 use parking_lot::{Mutex, RwLock};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+/// Names the node that a call is meant for: one that lost its disk comes back at the same address as another node, and
+/// what that one has must not be taken for the lost one's.
+pub(crate) const TO_NODE: &str = "omma-to-node";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A silent connection is tested this often, …
@@ -41,7 +49,18 @@ impl AddressBook {
     }
 }
 
-pub(super) type Client = RaftServiceClient<Channel>;
+pub(super) type Client = RaftServiceClient<InterceptedService<Channel, Addressed>>;
+
+/// Writes the node's id on every call.
+#[derive(Clone)]
+pub(super) struct Addressed(MetadataValue<Ascii>);
+
+impl Interceptor for Addressed {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(TO_NODE, self.0.clone());
+        Ok(request)
+    }
+}
 
 /// One node's connections.
 #[derive(Clone)]
@@ -78,13 +97,14 @@ impl Peers {
         if let Some(peer) = known.get(&node).filter(|peer| peer.address == address) {
             return Ok(peer.clone());
         }
-        let peer = Peer { bulk: connect(&self.dialer, &address)?, quick: connect(&self.dialer, &address)?, address };
+        let connect = || connect(&self.dialer, node, &address);
+        let peer = Peer { bulk: connect()?, quick: connect()?, address: address.clone() };
         known.insert(node, peer.clone());
         Ok(peer)
     }
 }
 
-fn connect(dialer: &Dialer, address: &str) -> Result<Client, InvalidAddress> {
+fn connect(dialer: &Dialer, node: NodeId, address: &str) -> Result<Client, InvalidAddress> {
     let endpoint = dialer
         .endpoint(address)?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -93,7 +113,8 @@ fn connect(dialer: &Dialer, address: &str) -> Result<Client, InvalidAddress> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    Ok(RaftServiceClient::new(endpoint.connect_with_connector_lazy(dialer.clone()))
+    let channel = endpoint.connect_with_connector_lazy(dialer.clone());
+    Ok(RaftServiceClient::with_interceptor(channel, Addressed(node.into()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }

@@ -13,15 +13,15 @@ use omma_common::retry::Backoff;
 use omma_common::telemetry;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
-    ChangeMembershipError, ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError,
-    LinearizableReadError, RaftError,
+    ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::raft::ClientWriteResponse;
-use openraft::{BasicNode, ChangeMembers, LinearizerOption};
+use openraft::{BasicNode, LinearizerOption};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tracing::Instrument;
 
 use super::error::GroupError;
+use super::log_store::LogStore;
 use super::machine::blocking;
 use super::peers::Peers;
 use super::quiet::Quiet;
@@ -67,6 +67,7 @@ pub struct Replica(Arc<Inner>);
 struct Inner {
     group: GroupId,
     raft: Raft,
+    log: LogStore,
     state: Arc<dyn StateMachine>,
     peers: Arc<Peers>,
     /// Places for proposals, …
@@ -88,6 +89,7 @@ impl Replica {
     pub(super) fn new(
         group: GroupId,
         raft: Raft,
+        log: LogStore,
         state: Arc<dyn StateMachine>,
         peers: Arc<Peers>,
         timings: &RaftTimings,
@@ -105,6 +107,7 @@ impl Replica {
         Self(Arc::new(Inner {
             group,
             raft,
+            log,
             state,
             peers,
             admission: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
@@ -124,6 +127,10 @@ impl Replica {
 
     pub(super) fn election(&self) -> Duration {
         self.0.election
+    }
+
+    pub(super) fn may_vote(&self) -> bool {
+        self.0.log.may_vote()
     }
 
     pub(super) fn receiving(&self) -> &Mutex<()> {
@@ -259,54 +266,6 @@ impl Replica {
         self.0.states.clone()
     }
 
-    /// Adds `node` as a learner and waits until it has caught up. Only on the leader.
-    pub async fn add_learner(&self, node: NodeId, address: String, deadline: Deadline) -> Result<(), GroupError> {
-        self.change(deadline, || self.0.raft.add_learner(node, BasicNode::new(&address), true)).await
-    }
-
-    /// Makes `voters`, which must be members, the voters; who was one and is not named leaves the group. Learners stay
-    /// learners. Only on the leader.
-    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, deadline: Deadline) -> Result<(), GroupError> {
-        self.change(deadline, || self.0.raft.change_membership(voters.clone(), false)).await
-    }
-
-    /// Removes `node`, which must not be a voter. Only on the leader.
-    pub async fn remove_learner(&self, node: NodeId, deadline: Deadline) -> Result<(), GroupError> {
-        let changes = || ChangeMembers::RemoveNodes([node].into());
-        self.change(deadline, || self.0.raft.change_membership(changes(), false)).await
-    }
-
-    /// Changes members, again and again while the reason against it passes by itself.
-    async fn change<F>(&self, deadline: Deadline, mut attempt: impl FnMut() -> F) -> Result<(), GroupError>
-    where
-        F: Future<Output = Written>,
-    {
-        let late = || GroupError::DeadlineExceeded { group: self.0.group };
-        let mut backoff = Backoff::in_cluster();
-        loop {
-            let done = tokio::time::timeout_at(deadline.instant(), attempt()).await.map_err(|_| late())?;
-            let error = match done {
-                Ok(_) => return Ok(()),
-                Err(RaftError::Fatal(e)) => return Err(self.fatal(&e)),
-                Err(RaftError::APIError(error)) => error,
-            };
-            let passes = match &error {
-                // A new leader first has to commit an entry of its own.
-                ClientWriteError::ChangeMembershipError(e) => {
-                    matches!(e, ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_))
-                }
-                ClientWriteError::ForwardToLeader(to) => to.reason != ForwardReason::NotLeader,
-                _ => false,
-            };
-            if !passes {
-                return Err(self.write_error(error));
-            }
-            if !backoff.sleep(deadline).await {
-                return Err(late());
-            }
-        }
-    }
-
     /// Hands the leadership to `to`, which must be a voter, and waits until somebody else leads. Only on the leader.
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), GroupError> {
         let state = self.status();
@@ -376,7 +335,7 @@ impl Replica {
         running.map_err(|e| self.fatal(&e))
     }
 
-    fn fatal(&self, error: &Fatal<Config>) -> GroupError {
+    pub(super) fn fatal(&self, error: &Fatal<Config>) -> GroupError {
         match error {
             Fatal::Stopped => GroupError::Stopped(self.0.group),
             other => GroupError::Fatal { group: self.0.group, reason: other.to_string() },
@@ -387,7 +346,7 @@ impl Replica {
         GroupError::Unavailable { group: self.0.group, why }
     }
 
-    fn refused(&self, reason: impl ToString) -> GroupError {
+    pub(super) fn refused(&self, reason: impl ToString) -> GroupError {
         GroupError::Membership { group: self.0.group, reason: reason.to_string() }
     }
 
@@ -409,7 +368,7 @@ impl Replica {
         }
     }
 
-    fn write_error(&self, error: ClientWriteError<Config>) -> GroupError {
+    pub(super) fn write_error(&self, error: ClientWriteError<Config>) -> GroupError {
         match error {
             ClientWriteError::ForwardToLeader(to) => self.forward(to),
             ClientWriteError::LogEntryDiscarded(_) => GroupError::OutcomeUnknown { group: self.0.group },
@@ -419,7 +378,7 @@ impl Replica {
     }
 }
 
-type Written = Result<ClientWriteResponse<Config>, RaftError<Config, ClientWriteError<Config>>>;
+pub(super) type Written = Result<ClientWriteResponse<Config>, RaftError<Config, ClientWriteError<Config>>>;
 
 /// A leader refuses until it has heard from a majority, which for a new one takes a round trip: worth waiting for.
 async fn write(raft: &Raft, command: Command, patience: Deadline) -> Written {

@@ -41,12 +41,20 @@ pub struct GroupState {
     pub voters: Vec<NodeId>,
     /// Who only replicates, ascending.
     pub learners: Vec<NodeId>,
+    /// Log index of the newest members that this replica knows.
+    pub members_index: u64,
+    /// They are committed.
+    pub members_committed: bool,
+    /// They are two sets of voters: a change is under way, or was cut off.
+    pub joint: bool,
 }
 
 /// Wraps openraft's metrics.
 pub(super) fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState {
     let index = |id: &Option<LogId>| id.as_ref().map_or(0, |id| id.index);
     let membership = metrics.membership_config.membership();
+    let members_index = index(metrics.membership_config.log_id());
+    let committed = index(&metrics.cluster_committed).max(index(&metrics.local_committed));
     GroupState {
         group,
         role: match metrics.state {
@@ -58,10 +66,13 @@ pub(super) fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState 
         term: metrics.current_term,
         leader: metrics.current_leader,
         last_log: metrics.last_log_index.unwrap_or(0),
-        committed: index(&metrics.cluster_committed).max(index(&metrics.local_committed)),
+        committed,
         applied: index(&metrics.last_applied),
         voters: membership.voter_ids().collect(),
         learners: membership.learner_ids().collect(),
+        members_index,
+        members_committed: members_index <= committed,
+        joint: membership.get_joint_config().len() > 1,
     }
 }
 

@@ -26,13 +26,7 @@ pub struct RaftTimings {
 
 impl Default for RaftTimings {
     fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(500),
-            election_max: Duration::from_millis(1000),
-            snapshot_every: 5_000,
-            keep_logs: 4_000,
-        }
+        Self::with_election_timeout(Duration::from_millis(1000))
     }
 }
 
@@ -44,6 +38,18 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 const CHANNEL_SIZE: u64 = 4096;
 
 impl RaftTimings {
+    /// As usual, for an election timeout of `longest` at most.
+    pub fn with_election_timeout(longest: Duration) -> Self {
+        Self {
+            // Also what a heartbeat's answer may take.
+            heartbeat: (longest / 5).min(Duration::from_millis(100)),
+            election_min: longest / 2,
+            election_max: longest,
+            snapshot_every: 5_000,
+            keep_logs: 4_000,
+        }
+    }
+
     /// For one replica of `group`.
     pub(super) fn config(&self, group: omma_common::ids::GroupId) -> Result<openraft::Config, GroupError> {
         let millis = |d: Duration| d.as_millis() as u64;

@@ -23,7 +23,7 @@ mod snapshot;
 mod state;
 
 pub use query::{ImageHit, Stored};
-pub use state::{ImageState, ImagesConfig, StateStats};
+pub use state::{ImageState, ImagesConfig, InUse, StateStats};
 
 #[cfg(test)]
 mod filter_tests;

@@ -69,6 +69,18 @@ pub(super) fn remove_generation(store: &Store, group: GroupId, generation: u64) 
     Ok(())
 }
 
+/// Removes all that there ever was of a group, durably. Nobody may have it open.
+pub(super) fn remove_all(store: &Store, group: GroupId) -> Result<(), StateError> {
+    let generation = current_generation(store, group)?;
+    for generation in generation.saturating_sub(1)..=generation + 1 {
+        remove_generation(store, group, generation)?;
+    }
+    let mut batch = Batch::default();
+    batch.remove(group.to_be_bytes());
+    store.table(CATALOG)?.apply(batch)?;
+    Ok(store.flush()?)
+}
+
 /// The table of a generation, to be filled.
 pub(super) fn state_table(store: &Store, group: GroupId, generation: u64) -> Result<Table, StateError> {
     Ok(store.table(&state_name(group, generation))?)

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 use omma_common::ids::GroupId;
@@ -114,13 +115,15 @@ fn chunks(
     })
 }
 
-/// Fills a new generation from a snapshot; it is complete, but not flushed, when this returns.
+/// Fills a new generation from a snapshot; it is complete, but not flushed, when this returns. `progress` counts the
+/// records.
 pub(super) fn write(
     store: &Store,
     group: GroupId,
     generation: u64,
     raft: &Bytes,
     chunks: SnapshotChunks,
+    progress: &AtomicU64,
 ) -> Result<(), StateError> {
     let table = state_table(store, group, generation)?;
     let mut receiver = Receiver::new(&table);
@@ -130,6 +133,7 @@ pub(super) fn write(
         while let Some(item) = take_item(&mut pending)? {
             receiver.item(item)?;
         }
+        progress.store(receiver.received, Ordering::Relaxed);
     }
     if !pending.is_empty() {
         return Err(damaged("it ends inside an item"));

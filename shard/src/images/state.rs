@@ -1,7 +1,7 @@
 //! The state machine itself: commands in, outcomes out.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use super::digest::Digest;
 use super::digests::{self, Mark};
 use super::keys;
 use super::maintenance::Maintenance;
-use super::open::{Contents, current_generation, remove_generation, switch_generation};
+use super::open::{Contents, current_generation, remove_all, remove_generation, switch_generation};
 use super::plan::{IndexChange, Planner};
 use super::records::Records;
 use super::snapshot;
@@ -48,6 +48,18 @@ pub(super) struct Inner {
     contents: RwLock<Arc<Contents>>,
     /// When this process last wrote a checkpoint.
     pub(super) checkpointed: Mutex<Option<Instant>>,
+    /// Records so far of a snapshot that is being installed.
+    received: AtomicU64,
+}
+
+/// Tells when nobody uses a state any more.
+pub struct InUse(Weak<Inner>);
+
+impl InUse {
+    /// Whether anybody does.
+    pub fn still(&self) -> bool {
+        self.0.strong_count() > 0
+    }
 }
 
 /// Numbers of a replica's state.
@@ -75,6 +87,8 @@ pub struct StateStats {
     pub memory_bytes: u64,
     /// Since this process last wrote a checkpoint.
     pub checkpoint_age: Option<Duration>,
+    /// Records so far of a snapshot that is being installed; 0 if none is.
+    pub received: u64,
 }
 
 impl ImageState {
@@ -94,6 +108,7 @@ impl ImageState {
             options,
             contents: RwLock::new(Arc::new(contents)),
             checkpointed: Mutex::default(),
+            received: AtomicU64::new(0),
         });
         let maintenance = Arc::new(Maintenance::start(inner.clone())?);
         Ok(Self { inner, _maintenance: maintenance })
@@ -103,12 +118,23 @@ impl ImageState {
         self.inner.contents()
     }
 
+    /// To wait until all clones, and what they are doing, are gone.
+    pub fn in_use(&self) -> InUse {
+        InUse(Arc::downgrade(&self.inner))
+    }
+
+    /// Removes all that is stored of `group`, durably. Nobody may use its state any more.
+    pub fn remove(store: &Store, group: GroupId) -> Result<(), StateError> {
+        remove_all(store, group)
+    }
+
     /// Numbers for status and limits, all of one moment. Blocks while entries are applied.
     pub fn stats(&self) -> StateStats {
         let contents = self.contents();
         // Applied index, counts and digest belong together.
         let no_apply = contents.answers.lock();
-        let mut stats = StateStats { applied: contents.applied(), ..StateStats::default() };
+        let received = self.inner.received.load(Ordering::Relaxed);
+        let mut stats = StateStats { applied: contents.applied(), received, ..StateStats::default() };
         let mut digest = Digest::default();
         for stored in contents.collections.all_stored().into_iter().filter(|c| !c.dropped) {
             stats.images += stored.image_count;
@@ -238,10 +264,13 @@ impl StateMachine for ImageState {
     }
 
     fn install(&self, raft: Bytes, chunks: SnapshotChunks) -> Result<(), StateError> {
-        let Inner { group, store, options, contents, .. } = &*self.inner;
+        let Inner { group, store, options, contents, received, .. } = &*self.inner;
         let generation = self.contents().generation + 1;
         remove_generation(store, *group, generation)?;
-        snapshot::write(store, *group, generation, &raft, chunks)?;
+        received.store(0, Ordering::Relaxed);
+        let written = snapshot::write(store, *group, generation, &raft, chunks, received);
+        received.store(0, Ordering::Relaxed);
+        written?;
         switch_generation(store, *group, generation)?;
         let installed = Arc::new(Contents::open(store, *group, generation, options.clone())?);
         let old = std::mem::replace(&mut *contents.write(), installed);

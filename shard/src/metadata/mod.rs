@@ -1,7 +1,10 @@
 //! The metadata group: collections, nodes and the cluster map, replicated; and the planner that decides placement.
 
 mod machine;
-pub mod planner;
+mod moves;
+mod nodes;
+pub(crate) mod planner;
 mod state;
 
 pub use machine::MetadataMachine;
+pub(crate) use nodes::concerns;

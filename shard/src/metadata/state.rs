@@ -5,20 +5,30 @@ use omma_common::limits::{MAX_COLLECTIONS, MAX_DIMENSION};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::metadata_outcome::Outcome;
 use omma_proto::internal::v1::{
-    CollectionEntry, CreateCollection, FormCluster, Metadata, MetadataCommand, MetadataOutcome, MetadataRefusal, Node,
-    PutNode,
+    CollectionEntry, CreateCollection, FormCluster, Metadata, MetadataCommand, MetadataOutcome, MetadataRefusal,
 };
 use omma_proto::v1::{Collection, VectorSpace};
+
+use super::{moves, nodes};
 
 /// Applies the command at log `index`.
 pub(super) fn apply(metadata: &mut Metadata, index: u64, command: MetadataCommand) -> MetadataOutcome {
     let result = match command.command {
         Some(Command::FormCluster(form)) => form_cluster(metadata, form),
         Some(_) if metadata.cluster_id.is_empty() => Err(MetadataRefusal::NoCluster),
-        Some(Command::PutNode(put)) => put_node(metadata, put),
+        Some(Command::PutNode(put)) => without_collection(nodes::put(metadata, put)),
         Some(Command::CreateCollection(create)) => create_collection(metadata, create),
         Some(Command::MarkCollectionDeleting(mark)) => mark_deleting(metadata, &mark.name),
         Some(Command::RemoveCollection(remove)) => remove_collection(metadata, remove.collection_uid),
+        Some(Command::SetNodeState(set)) => without_collection(nodes::set_state(metadata, &set)),
+        Some(Command::RemoveNode(remove)) => without_collection(nodes::remove(metadata, remove.node_id)),
+        Some(Command::SetMovesPaused(set)) => {
+            let changed = std::mem::replace(&mut metadata.moves_paused, set.paused) != set.paused;
+            without_collection(Ok(changed))
+        }
+        Some(Command::BeginMove(begin)) => without_collection(moves::begin(metadata, begin)),
+        Some(Command::EndMove(end)) => without_collection(moves::end(metadata, &end)),
+        Some(Command::PreferLeader(prefer)) => without_collection(moves::prefer_leader(metadata, &prefer)),
         None => Err(MetadataRefusal::Invalid),
     };
     let outcome = match result {
@@ -40,6 +50,11 @@ pub(super) fn apply(metadata: &mut Metadata, index: u64, command: MetadataComman
 /// The collection concerned, and whether anything changed; `None`: changed, but no collection.
 type Applied = Result<Option<(Collection, bool)>, MetadataRefusal>;
 
+/// Of a command that concerns none.
+fn without_collection(changed: Result<bool, MetadataRefusal>) -> Applied {
+    changed.map(|changed| Some((Collection::default(), changed)))
+}
+
 fn form_cluster(metadata: &mut Metadata, form: FormCluster) -> Applied {
     if !metadata.cluster_id.is_empty() {
         return Err(MetadataRefusal::ClusterExists);
@@ -54,18 +69,6 @@ fn form_cluster(metadata: &mut Metadata, form: FormCluster) -> Applied {
     metadata.encoder_space = form.encoder_space;
     metadata.epoch = 1;
     metadata.next_collection_uid = 1;
-    Ok(None)
-}
-
-fn put_node(metadata: &mut Metadata, put: PutNode) -> Applied {
-    let node = put.node.filter(|n| n.node_id != 0 && !n.address.is_empty()).ok_or(MetadataRefusal::Invalid)?;
-    match metadata.nodes.binary_search_by_key(&node.node_id, |n: &Node| n.node_id) {
-        // Every restart says it again.
-        Ok(at) if metadata.nodes[at] == node => return Ok(Some((Collection::default(), false))),
-        Ok(at) => metadata.nodes[at] = node,
-        Err(at) => metadata.nodes.insert(at, node),
-    }
-    metadata.epoch += 1;
     Ok(None)
 }
 
@@ -136,10 +139,10 @@ fn remove_collection(metadata: &mut Metadata, uid: u64) -> Applied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use omma_proto::internal::v1::{Group, MarkCollectionDeleting, RemoveCollection};
+    use omma_proto::internal::v1::{Group, MarkCollectionDeleting, Node, PutNode, RemoveCollection};
 
     fn node(node_id: u64, address: &str) -> Node {
-        Node { node_id, address: address.into(), zone: String::new() }
+        Node { node_id, address: address.into(), ..Node::default() }
     }
 
     fn formed() -> Metadata {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use omma_common::deadline::Deadline;
+use omma_common::error::{Reason, reason_of};
 use omma_common::ids::NodeId;
 use omma_common::retry::Backoff;
 use omma_proto::internal::v1::metadata_command::Command;
@@ -127,7 +128,8 @@ async fn form(node: &Node, found: &BTreeMap<NodeId, DiscoverResponse>) -> Result
 }
 
 fn described(peer: &DiscoverResponse) -> internal::Node {
-    internal::Node { node_id: peer.node_id, address: peer.address.clone(), zone: peer.zone.clone() }
+    let (address, zone) = (peer.address.clone(), peer.zone.clone());
+    internal::Node { node_id: peer.node_id, address, zone, ..internal::Node::default() }
 }
 
 fn check_encoders(node: &Node, found: &BTreeMap<NodeId, DiscoverResponse>) -> Result<(), String> {
@@ -155,21 +157,32 @@ async fn join_any(node: &Node) -> Result<(), String> {
     for address in node.config.peers.iter().cloned().chain(known) {
         match peers::join(&node.dialer, &address, request.clone()).await {
             Ok(_) => return Ok(()),
+            // Nobody else would say otherwise.
+            Err(status) if reason_of(&status) == Some(Reason::NodeRemoved) => return Err(status.message().to_owned()),
             Err(status) => last = format!("{address}: {}", status.message()),
         }
     }
     Err(last)
 }
 
-/// Tells the cluster this node's address now and again, for as long as it lives.
+/// Tells the cluster where this node is: at its start, and whenever the cluster has it otherwise or is not heard from,
+/// for as long as it lives.
 pub(super) async fn stay_known(node: &Node) {
+    let own = node.description();
+    let mut told = false;
     loop {
         let mut wait = STAY_KNOWN;
-        if !node.metadata.current().nodes.contains(&node.description())
-            && let Err(reason) = join_any(node).await
-        {
-            tracing::info!(%reason, "cannot tell the cluster where this node is yet");
-            wait = Duration::from_secs(1);
+        let metadata = node.metadata.current();
+        let known =
+            metadata.nodes.iter().any(|n| (n.node_id, &n.address, &n.zone) == (own.node_id, &own.address, &own.zone));
+        if !told || !known || node.metadata_replica.status().leader.is_none() {
+            match join_any(node).await {
+                Ok(()) => told = true,
+                Err(reason) => {
+                    tracing::warn!(%reason, "the cluster does not know where this node is");
+                    wait = Duration::from_secs(1);
+                }
+            }
         }
         tokio::time::sleep(wait).await;
     }

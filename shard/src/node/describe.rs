@@ -19,7 +19,8 @@ impl Node {
 
     /// As the cluster map has it.
     pub(crate) fn description(&self) -> internal::Node {
-        internal::Node { node_id: self.node_id, address: self.config.advertise.clone(), zone: self.config.zone.clone() }
+        let (address, zone) = (self.config.advertise.clone(), self.config.zone.clone());
+        internal::Node { node_id: self.node_id, address, zone, ..internal::Node::default() }
     }
 
     fn encoder_status(&self) -> EncoderStatus {
@@ -57,6 +58,7 @@ impl Node {
             uptime: prost_types::Duration::try_from(self.started.elapsed()).ok(),
             encoder: Some(self.encoder_status()),
             zone: self.config.zone.clone(),
+            ..NodeStatus::default()
         };
         let metadata = StateStats { digest: digest_of(&self.metadata.current()), ..StateStats::default() };
         let mut replicas = vec![self.replica_state(&self.metadata_replica.status(), metadata)];
@@ -100,6 +102,7 @@ impl Node {
             tail_count: stats.tail,
             tombstone_count: stats.tombstones,
             checkpoint_index: stats.checkpoint,
+            received_count: stats.received,
         };
         ReplicaState {
             group_id: state.group,

@@ -5,8 +5,11 @@ mod cleanup;
 mod compare;
 mod describe;
 mod disk;
+mod held;
 mod identity;
-mod peers;
+mod observe;
+pub(crate) mod peers;
+mod placement;
 mod recall;
 mod reconcile;
 mod vitals;
@@ -23,6 +26,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use compare::Comparisons;
+use held::Held;
 use identity::Identity;
 pub use identity::IdentityError;
 use recall::RecallSampler;
@@ -90,6 +94,7 @@ pub(crate) struct Node {
     pub(crate) recall: RecallSampler,
     comparisons: Mutex<Comparisons>,
     store: Store,
+    held: Arc<Held>,
     shards: RwLock<HashMap<GroupId, Shard>>,
     _identity: Identity,
 }
@@ -103,7 +108,7 @@ impl Node {
             move || Parts::open(&config, addresses, dialer).map(|parts| (config, parts))
         })
         .await?;
-        let Parts { identity, encoder, host, store, metadata } = parts;
+        let Parts { identity, encoder, host, store, held, metadata } = parts;
         addresses.set(identity.node_id, config.advertise.clone());
         let metadata_replica = host.start(METADATA_GROUP, Arc::new(metadata.clone())).await?;
         Ok(Arc::new(Self {
@@ -120,6 +125,7 @@ impl Node {
             recall: RecallSampler::start(config.recall_sample).map_err(NodeError::Thread)?,
             comparisons: Mutex::default(),
             store,
+            held,
             shards: RwLock::default(),
             _identity: identity,
             config,
@@ -143,6 +149,7 @@ impl Node {
         if let Some(shard) = self.shard(group) {
             return Ok(shard);
         }
+        self.hold(group).await?;
         let (store, config) = (self.store.clone(), self.config.images.clone());
         let state = blocking(move || ImageState::open(store, group, &config)).await?;
         let replica = self.host.start(group, Arc::new(state.clone())).await?;
@@ -162,6 +169,7 @@ impl Node {
                     reconcile::follow(&self),
                     cleanup::finish_deletions(&self),
                     compare::compare_replicas(&self),
+                    placement::drive(&self),
                 );
             } => {}
         }
@@ -210,6 +218,7 @@ struct Parts {
     encoder: Encoder,
     host: Arc<GroupHost>,
     store: Store,
+    held: Arc<Held>,
     metadata: MetadataMachine,
 }
 
@@ -223,9 +232,10 @@ impl Parts {
         step("opening the store of the state");
         let store = Store::open(&config.data_dir.join("state"), config.cache_bytes, FLUSH_EVERY)?;
         let metadata = MetadataMachine::open(store.clone())?;
+        let held = Arc::new(Held::open(&store)?);
         step("opening the Raft log");
         let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses, dialer)?;
-        Ok(Self { identity, encoder, host, store, metadata })
+        Ok(Self { identity, encoder, host, store, held, metadata })
     }
 }
 

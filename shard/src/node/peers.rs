@@ -5,10 +5,11 @@ use std::time::Duration;
 use omma_common::deadline::Deadline;
 use omma_common::tls::Dialer;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
+use omma_proto::internal::v1::placement_service_client::PlacementServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use omma_proto::internal::v1::{
-    DigestMark, DiscoverRequest, DiscoverResponse, DropCollectionRequest, GetDigestsRequest, JoinRequest, JoinResponse,
-    Target,
+    ChangeMembersRequest, DigestMark, DiscoverRequest, DiscoverResponse, DropCollectionRequest, GetDigestsRequest,
+    JoinRequest, JoinResponse, ObserveNodeRequest, ObserveNodeResponse, Target,
 };
 use tonic::Status;
 use tonic::transport::Channel;
@@ -28,7 +29,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-pub(super) async fn discover(dialer: &Dialer, address: &str) -> Result<DiscoverResponse, Status> {
+pub(crate) async fn discover(dialer: &Dialer, address: &str) -> Result<DiscoverResponse, Status> {
     let mut client = MetadataServiceClient::new(connect(dialer, address).await?);
     let request = Deadline::after(PATIENCE).request(DiscoverRequest {});
     Ok(client.discover(request).await?.into_inner())
@@ -36,8 +37,8 @@ pub(super) async fn discover(dialer: &Dialer, address: &str) -> Result<DiscoverR
 
 pub(super) async fn join(dialer: &Dialer, address: &str, request: JoinRequest) -> Result<JoinResponse, Status> {
     let mut client = MetadataServiceClient::new(connect(dialer, address).await?);
-    // Becoming a learner is two changes of membership.
-    let request = Deadline::after(PATIENCE * 5).request(request);
+    // The metadata leader may ask this node back who it is.
+    let request = Deadline::after(PATIENCE * 2).request(request);
     Ok(client.join(request).await?.into_inner())
 }
 
@@ -51,4 +52,16 @@ pub(super) async fn digests(dialer: &Dialer, address: &str, group_id: u32) -> Re
     let mut client = ShardServiceClient::new(connect(dialer, address).await?);
     let request = Deadline::after(PATIENCE).request(GetDigestsRequest { group_id });
     Ok(client.get_digests(request).await?.into_inner().marks)
+}
+
+/// How a node is and sees its groups.
+pub(super) async fn observe(dialer: &Dialer, address: &str) -> Result<ObserveNodeResponse, Status> {
+    let mut client = PlacementServiceClient::new(connect(dialer, address).await?);
+    Ok(client.observe_node(Deadline::after(PATIENCE).request(ObserveNodeRequest {})).await?.into_inner())
+}
+
+/// Has a group's leader change its members.
+pub(super) async fn change_members(dialer: &Dialer, address: &str, change: ChangeMembersRequest) -> Result<(), Status> {
+    let mut client = PlacementServiceClient::new(connect(dialer, address).await?);
+    client.change_members(Deadline::after(PATIENCE * 2).request(change)).await.map(drop)
 }

@@ -7,6 +7,7 @@ use omma_common::ids::{GroupId, NodeId};
 use omma_proto::internal::v1::{Group, Metadata};
 
 use super::{Node, NodeError};
+use crate::metadata::concerns;
 
 /// What failed is tried again this often.
 const TICK: Duration = Duration::from_millis(500);
@@ -22,12 +23,13 @@ pub(super) async fn follow(node: &Node) {
         for peer in &metadata.nodes {
             node.addresses.set(peer.node_id, peer.address.clone());
         }
-        for group in metadata.groups.iter().filter(|g| g.replicas.contains(&node.node_id)) {
+        for group in metadata.groups.iter().filter(|g| concerns(g, node.node_id)) {
             let seen = *first_seen.entry(group.group_id).or_insert_with(Instant::now);
             if let Err(error) = run_replica(node, &metadata, group, seen).await {
                 tracing::error!(group = group.group_id, %error, "a replica does not run; trying again");
             }
         }
+        node.remove_strays(&metadata).await;
         // Nothing is lost by a change that is noticed a tick later.
         let _ = tokio::time::timeout(TICK, changes.changed()).await;
     }
@@ -35,8 +37,10 @@ pub(super) async fn follow(node: &Node) {
 
 async fn run_replica(node: &Node, metadata: &Metadata, group: &Group, seen: Instant) -> Result<(), NodeError> {
     let shard = node.start_shard(group.group_id).await?;
+    // A group whose replicas have moved began long ago; new members are told of it by its leader.
+    let founding = group.finished_moves == 0 && group.replicas.contains(&node.node_id);
     let my_turn = group.replicas.first() == Some(&node.node_id) || seen.elapsed() > PATIENCE;
-    if my_turn && !shard.replica.is_initialised().await? {
+    if founding && my_turn && !shard.replica.is_initialised().await? {
         shard.replica.initialise(&members(metadata, group)).await?;
     }
     Ok(())

@@ -1,14 +1,16 @@
-//! Where groups live: pure, state in, placement out.
+//! Where the groups of a new cluster live.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use omma_common::ids::NodeId;
 use omma_common::slot::SLOTS;
 use omma_proto::internal::v1::{Group, Node, SlotRange};
 
+use super::spread::{Placement, more_even_firsts};
+
 /// A placement that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
+pub(crate) enum PlanError {
     /// Too few nodes.
     #[error("replication {replication} needs as many nodes, and there are {nodes}")]
     TooFewNodes {
@@ -25,15 +27,28 @@ pub enum PlanError {
     NoReplication,
 }
 
-/// Members of the metadata group: up to five, an odd number, spread over zones.
-pub fn metadata_members(nodes: &[Node]) -> Vec<NodeId> {
-    let wanted = if nodes.len() >= 5 { 5 } else { (nodes.len().saturating_sub(1) | 1).min(nodes.len()) };
-    spread(nodes, 0, wanted)
+/// Voters of the metadata group among `nodes` nodes: up to five, an odd number.
+pub(super) fn metadata_size(nodes: usize) -> usize {
+    if nodes >= 5 { 5 } else { (nodes.saturating_sub(1) | 1).min(nodes) }
+}
+
+/// The metadata group's first voters, spread over zones.
+pub(crate) fn metadata_members(nodes: &[Node]) -> Vec<NodeId> {
+    let mut order: Vec<&Node> = nodes.iter().collect();
+    order.sort_by_key(|n| n.node_id);
+    let mut chosen: Vec<&Node> = Vec::new();
+    while chosen.len() < metadata_size(nodes.len()) && !order.is_empty() {
+        let uses = |n: &Node| chosen.iter().filter(|c| c.zone == n.zone).count();
+        let next = order.iter().enumerate().min_by_key(|(at, n)| (uses(n), *at)).map_or(0, |(at, _)| at);
+        chosen.push(order.remove(next));
+    }
+    chosen.iter().map(|n| n.node_id).collect()
 }
 
 /// The first placement of `groups` shard groups with `replication` replicas each. Slots are split evenly; each
-/// group's replicas are in as many zones as can be; first replicas, where leadership should rest, go round the nodes.
-pub fn first_placement(nodes: &[Node], groups: u32, replication: u32) -> Result<Vec<Group>, PlanError> {
+/// group's replicas are in as many zones as can be, and as many on each node as can be; first replicas, where
+/// leadership should rest, go round the nodes.
+pub(crate) fn first_placement(nodes: &[Node], groups: u32, replication: u32) -> Result<Vec<Group>, PlanError> {
     if groups == 0 || groups > u32::from(SLOTS) {
         return Err(PlanError::Groups(groups));
     }
@@ -45,45 +60,56 @@ pub fn first_placement(nodes: &[Node], groups: u32, replication: u32) -> Result<
     }
     let slots = u32::from(SLOTS);
     let first_slot = |group: u32| group * slots / groups;
-    Ok((0..groups)
+    let mut placed: Vec<Group> = (0..groups)
         .map(|group| Group {
             group_id: group + 1,
             slots: vec![SlotRange { first: first_slot(group), last: first_slot(group + 1) - 1 }],
-            replicas: spread(nodes, group as usize, replication as usize),
+            ..Group::default()
         })
-        .collect())
+        .collect();
+    place(nodes, &mut placed, replication as usize);
+    Ok(placed)
 }
 
-/// `count` nodes, beginning at the `turn`-th in the order of ids, from as many different zones as there are.
-fn spread(nodes: &[Node], turn: usize, count: usize) -> Vec<NodeId> {
+fn place(nodes: &[Node], groups: &mut [Group], replication: usize) {
     let mut order: Vec<&Node> = nodes.iter().collect();
     order.sort_by_key(|n| n.node_id);
-    if !order.is_empty() {
-        let len = order.len();
-        order.rotate_left(turn % len);
+    let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for (turn, group) in groups.iter_mut().enumerate() {
+        let turn = turn % order.len();
+        let from_turn: Vec<&Node> = order[turn..].iter().chain(&order[..turn]).copied().collect();
+        let mut chosen: Vec<&Node> = Vec::new();
+        while chosen.len() < replication {
+            let left = from_turn.iter().filter(|n| chosen.iter().all(|c| c.node_id != n.node_id));
+            let uses = |n: &Node| chosen.iter().filter(|c| c.zone == n.zone).count();
+            let has = |n: &Node| if chosen.is_empty() { 0 } else { load.get(&n.node_id).copied().unwrap_or(0) };
+            let Some(next) = left.min_by_key(|n| (uses(n), has(n))) else { break };
+            chosen.push(next);
+        }
+        chosen.iter().for_each(|n| *load.entry(n.node_id).or_default() += 1);
+        group.replicas = chosen.iter().map(|n| n.node_id).collect();
     }
-    let mut chosen = Vec::with_capacity(count);
-    while chosen.len() < count && !order.is_empty() {
-        // One round takes one node of each zone that is left.
-        let mut zones = BTreeSet::new();
-        order.retain(|node| {
-            let take = chosen.len() < count && zones.insert(node.zone.clone());
-            if take {
-                chosen.push(node.node_id);
-            }
-            !take
-        });
+    // What the planner would change later is better right from the beginning.
+    while let Some((id, from, to)) = Placement::among(nodes, groups).better(|_| true) {
+        let moved = groups.iter_mut().filter(|g| g.group_id == id).flat_map(|g| &mut g.replicas);
+        moved.filter(|r| **r == from).for_each(|r| *r = to);
     }
-    chosen
+    while let Some((id, first)) = more_even_firsts(groups, |_| true) {
+        for group in groups.iter_mut().filter(|g| g.group_id == id) {
+            group.replicas.sort_by_key(|r| *r != first);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use proptest::prelude::*;
 
     fn nodes(zones: &[u8]) -> Vec<Node> {
-        (1..).zip(zones).map(|(node_id, z)| Node { node_id, address: String::new(), zone: z.to_string() }).collect()
+        (1..).zip(zones).map(|(node_id, z)| Node { node_id, zone: z.to_string(), ..Node::default() }).collect()
     }
 
     proptest! {

@@ -1,0 +1,213 @@
+//! Where replicas live: pure, what is known in, next steps out.
+//!
+//! The metadata leader asks [`plan`] again and again, does what it says, and looks again. Nothing is remembered but
+//! what is replicated: the cluster map with its moves, and each group's members. So whoever leads next goes on, and a
+//! step that is lost, late or repeated does no harm.
+//!
+//! A replica moves so: the map gets the move (`Begin`), the receiving node becomes a learner of the group and catches
+//! up (`AddLearner`), takes the old replica's place among the voters (`SetVoters`, after `Transfer` if the old one
+//! leads), and the map follows (`End`). No group ever has fewer voters than replicas.
+
+mod first;
+mod members;
+mod move_step;
+mod spread;
+
+#[cfg(test)]
+mod simulation;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
+use omma_proto::internal::v1::metadata_command::Command;
+use omma_proto::internal::v1::{
+    BeginMove, EndMove, Group, Metadata, Node, PreferLeader, RemoveNode, ReplicaMove, SetNodeState,
+};
+use omma_proto::v1::{MoveReason, NodeState};
+
+pub(crate) use first::{first_placement, metadata_members};
+
+use super::nodes::{concerns, is_active};
+
+/// Moves under way at a time, in the whole cluster. Each node receives one replica at a time.
+const MOST_MOVES: usize = 4;
+
+/// Whether a node is heard from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It answers.
+    Up,
+    /// Silent, but not for long: nothing is moved because of it.
+    Away,
+    /// Silent for so long that its replicas are rebuilt elsewhere.
+    Lost,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeView {
+    /// Whether it is heard from.
+    pub(crate) health: Health,
+    /// Shard groups of which it has anything on its disk, as it said last.
+    pub(crate) held: BTreeSet<GroupId>,
+}
+
+/// A group, as its leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupView {
+    /// Its leader.
+    pub(crate) leader: NodeId,
+    /// That it has led for a while.
+    pub(crate) settled: bool,
+    /// Log index of its newest members.
+    pub(crate) members_index: u64,
+    /// They are committed.
+    pub(crate) committed: bool,
+    /// They are two sets of voters: a change was cut off half-way, or is under way.
+    pub(crate) joint: bool,
+    /// Who votes.
+    pub(crate) voters: BTreeSet<NodeId>,
+    /// Who only replicates.
+    pub(crate) learners: BTreeSet<NodeId>,
+    /// Members that answer, are caught up and can serve.
+    pub(crate) ready: BTreeSet<NodeId>,
+    /// How many it has.
+    pub(crate) images: u64,
+}
+
+/// All that decisions depend on.
+#[derive(Debug, Clone)]
+pub(crate) struct View<'a> {
+    /// Replicated.
+    pub(crate) metadata: &'a Metadata,
+    /// Every node of the metadata.
+    pub(crate) nodes: &'a BTreeMap<NodeId, NodeView>,
+    /// Groups that have a leader which answers; the metadata group among them.
+    pub(crate) groups: &'a BTreeMap<GroupId, GroupView>,
+    /// Whether leadership may move now; it does so at a gentle pace.
+    pub(crate) may_transfer: bool,
+}
+
+/// What to do next. Doing it twice, or late, has no effect: changes of members name the members that they are planned
+/// for, changes of the map its epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The map gets a move.
+    Begin { group: GroupId, from: NodeId, to: NodeId, reason: MoveReason },
+    /// The move to that node is over: done, or given up.
+    End { group: GroupId, to: NodeId, done: bool },
+    /// The node becomes a learner.
+    AddLearner { group: GroupId, node: NodeId, members_index: u64 },
+    /// The learner leaves the group.
+    RemoveLearner { group: GroupId, node: NodeId, members_index: u64 },
+    /// These become the voters.
+    SetVoters { group: GroupId, voters: BTreeSet<NodeId>, members_index: u64 },
+    /// A change of voters that was cut off is ended.
+    LeaveJoint { group: GroupId, members_index: u64 },
+    /// The leadership moves.
+    Transfer { group: GroupId, to: NodeId, members_index: u64 },
+    /// The node's replica comes first: there leadership should rest.
+    Prefer { group: GroupId, node: NodeId },
+    /// The node holds nothing any more.
+    Drained { node: NodeId },
+    /// The node is forgotten.
+    Remove { node: NodeId },
+}
+
+/// The next steps: at most one for each group and node, all of which may be done at once.
+pub(crate) fn plan(view: &View) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for group in &view.metadata.groups {
+        steps.extend(view.groups.get(&group.group_id).and_then(|members| move_step::next(view, group, members)));
+    }
+    steps.extend(view.groups.get(&METADATA_GROUP).and_then(|members| members::next(view, members)));
+    steps.extend(view.metadata.nodes.iter().filter_map(|node| leave(view, node)));
+    if !view.metadata.moves_paused {
+        steps.extend(spread::begin(view));
+    }
+    if steps.is_empty() && !view.metadata.moves_paused {
+        steps.extend(spread::prefer(view).or_else(|| rest(view)));
+    }
+    steps
+}
+
+/// A node that is to go and has nothing left.
+fn leave(view: &View, node: &Node) -> Option<Step> {
+    let node_id = node.node_id;
+    let votes = view.groups.get(&METADATA_GROUP).is_none_or(|m| !m.committed || m.voters.contains(&node_id));
+    if votes || view.metadata.groups.iter().any(|g| concerns(g, node_id)) {
+        return None;
+    }
+    let known = view.nodes.get(&node_id)?;
+    match node.state() {
+        // One that is silent cannot say what is on its disk; nothing there is needed any more.
+        NodeState::Draining if known.held.is_empty() || known.health != Health::Up => {
+            Some(Step::Drained { node: node_id })
+        }
+        NodeState::Replaced => Some(Step::Remove { node: node_id }),
+        _ => None,
+    }
+}
+
+/// Leadership goes back to where it should rest, one group at a time.
+fn rest(view: &View) -> Option<Step> {
+    let back = |group: &Group| {
+        let members = view.groups.get(&group.group_id)?;
+        let to = *group.replicas.first()?;
+        let needed = members.leader != to && members.settled && group.r#move.is_none();
+        let possible = view.usable(to) && members.ready.contains(&to) && members.voters.contains(&to);
+        (needed && possible && members.committed && !members.joint).then_some(Step::Transfer {
+            group: group.group_id,
+            to,
+            members_index: members.members_index,
+        })
+    };
+    view.metadata.groups.iter().filter(|_| view.may_transfer).find_map(back)
+}
+
+impl View<'_> {
+    fn node(&self, node_id: NodeId) -> Option<&Node> {
+        self.metadata.nodes.iter().find(|n| n.node_id == node_id)
+    }
+
+    fn health(&self, node_id: NodeId) -> Health {
+        self.nodes.get(&node_id).map_or(Health::Away, |n| n.health)
+    }
+
+    /// Whether a replica may be given to the node, or stay there.
+    fn usable(&self, node_id: NodeId) -> bool {
+        self.node(node_id).is_some_and(is_active) && self.health(node_id) == Health::Up
+    }
+
+    /// Why replicas have to leave the node, if they have.
+    fn must_leave(&self, node_id: NodeId) -> Option<MoveReason> {
+        match self.node(node_id).map(Node::state) {
+            None | Some(NodeState::Replaced) => Some(MoveReason::Replaced),
+            Some(NodeState::Draining | NodeState::Drained) => Some(MoveReason::Drain),
+            _ if self.health(node_id) == Health::Lost => Some(MoveReason::Away),
+            _ => None,
+        }
+    }
+}
+
+impl Step {
+    /// The metadata command of a step that changes the map; `None` if it changes a group's members. `epoch` is that of
+    /// the map which the step was planned for.
+    pub(crate) fn command(&self, epoch: u64, now: Option<prost_types::Timestamp>) -> Option<Command> {
+        Some(match *self {
+            Self::Begin { group, from, to, reason } => {
+                let new = ReplicaMove { from_node_id: from, to_node_id: to, reason: reason.into(), begin_time: now };
+                Command::BeginMove(BeginMove { group_id: group, r#move: Some(new), epoch })
+            }
+            Self::End { group, to, done } => Command::EndMove(EndMove { group_id: group, to_node_id: to, done, epoch }),
+            Self::Prefer { group, node } => {
+                Command::PreferLeader(PreferLeader { group_id: group, node_id: node, epoch })
+            }
+            Self::Drained { node } => {
+                Command::SetNodeState(SetNodeState { node_id: node, state: NodeState::Drained.into() })
+            }
+            Self::Remove { node } => Command::RemoveNode(RemoveNode { node_id: node }),
+            _ => return None,
+        })
+    }
+}
