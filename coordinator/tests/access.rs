@@ -128,7 +128,7 @@ impl As<'_> {
             "DrainNode" => cluster.drain_node(pb::DrainNodeRequest { node: "1:1".into() }).await.map(drop),
             "UndrainNode" => cluster.undrain_node(pb::UndrainNodeRequest { node: "1:1".into() }).await.map(drop),
             "RemoveNode" => {
-                let request = pb::RemoveNodeRequest { node: "1:1".into(), ..Default::default() };
+                let request = pb::RemoveNodeRequest { node: "1:1".into() };
                 cluster.remove_node(request).await.map(drop)
             }
             "PauseMoves" => cluster.pause_moves(pb::PauseMovesRequest::default()).await.map(drop),
