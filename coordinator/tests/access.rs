@@ -124,11 +124,15 @@ impl As<'_> {
                 search.batch_search(pb::BatchSearchRequest { collection: c(), ..Default::default() }).await.map(drop)
             }
             "GetClusterStatus" => cluster.get_cluster_status(pb::GetClusterStatusRequest {}).await.map(drop),
-            "DrainNode" => cluster.drain_node(pb::DrainNodeRequest { node: "1".into() }).await.map(drop),
-            "UndrainNode" => cluster.undrain_node(pb::UndrainNodeRequest { node: "1".into() }).await.map(drop),
-            "RemoveNode" => cluster.remove_node(pb::RemoveNodeRequest { node: "1".into() }).await.map(drop),
-            "PauseMoves" => cluster.pause_moves(pb::PauseMovesRequest {}).await.map(drop),
-            "ResumeMoves" => cluster.resume_moves(pb::ResumeMovesRequest {}).await.map(drop),
+            // Of a node that there is not: what is denied is denied before anybody looks for it.
+            "DrainNode" => cluster.drain_node(pb::DrainNodeRequest { node: "1:1".into() }).await.map(drop),
+            "UndrainNode" => cluster.undrain_node(pb::UndrainNodeRequest { node: "1:1".into() }).await.map(drop),
+            "RemoveNode" => {
+                let request = pb::RemoveNodeRequest { node: "1:1".into() };
+                cluster.remove_node(request).await.map(drop)
+            }
+            "PauseMoves" => cluster.pause_moves(pb::PauseMovesRequest::default()).await.map(drop),
+            "ResumeMoves" => cluster.resume_moves(pb::ResumeMovesRequest::default()).await.map(drop),
             "ListMoves" => cluster.list_moves(pb::ListMovesRequest::default()).await.map(drop),
             other => panic!("{other} is new: say here how to call it"),
         }
