@@ -101,6 +101,9 @@ async fn one_trace_reaches_from_the_client_to_the_disk() -> Result<()> {
 
     let omma = Omma::connect(cluster.address()?).await?;
     let picture = png(&draw(7, 320, 240))?;
+    let error = omma.search("nowhere", query::picture(picture.clone(), 3), &SearchOptions::default()).await.err();
+    let failed = error.context("there is such a collection")?;
+    let trace_id = failed.metadata("trace_id").map(str::to_owned).context("the error names no trace")?;
     // The first of each opens connections, and is not typical.
     for id in ["warm", "cat"] {
         let outcomes =
@@ -109,10 +112,6 @@ async fn one_trace_reaches_from_the_client_to_the_disk() -> Result<()> {
         let found = omma.search(COLLECTION, query::picture(picture.clone(), 3), &SearchOptions::default()).await?;
         ensure!(!found.hits.is_empty(), "nothing was found");
     }
-    let error = omma.search("nowhere", query::picture(picture, 3), &SearchOptions::default()).await.err();
-    let failed = error.context("there is such a collection")?;
-    let trace_id = failed.metadata("trace_id").map(str::to_owned).context("the error names no trace")?;
-
     let groups = cluster.shape().groups;
     tokio::task::block_in_place(|| telemetry.flush());
     let spans = collector

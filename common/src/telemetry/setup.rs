@@ -16,7 +16,7 @@ use super::TRACER;
 
 /// What is logged unless somebody asks for something else: Omma's own doings. What the engines say of theirs is for those
 /// who look for a fault.
-pub const DEFAULT_FILTER: &str = "info,openraft=error,ort=warn";
+pub const DEFAULT_FILTER: &str = "info,openraft=error,ort=warn,opentelemetry=warn";
 
 /// What to log and where to send traces.
 #[derive(Debug, Clone)]
