@@ -81,8 +81,10 @@ fn in_stock() -> Filter {
     of(Condition::Exists(ExistsCondition { attribute: "stock".to_owned() }))
 }
 
+type Meaning = fn(&Written) -> bool;
+
 /// Filters, and what they mean.
-fn filters() -> Vec<(Filter, fn(&Written) -> bool)> {
+fn filters() -> Vec<(Filter, Meaning)> {
     let list = |filters: Vec<Filter>| FilterList { filters };
     let integer = |n| value(Kind::IntegerValue(n));
     let cats = || equals("tags", text("cat"));
@@ -103,7 +105,7 @@ fn filters() -> Vec<(Filter, fn(&Written) -> bool)> {
     ]
 }
 
-fn best(model: &Model, query: &[f32], holds: fn(&Written) -> bool, k: usize) -> Vec<String> {
+fn best(model: &Model, query: &[f32], holds: Meaning, k: usize) -> Vec<String> {
     let score = |w: &Written| w.vector.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();
     let mut all: Vec<_> = model.iter().filter(|(_, w)| holds(w)).map(|(id, w)| (score(w), id)).collect();
     all.sort_by(|a, b| b.0.total_cmp(&a.0));

@@ -95,7 +95,7 @@ impl Worker {
         match self.rng.random_range(0..20) {
             0..7 => drop(self.put(&id).await),
             7..10 => drop(self.delete(&id).await),
-            10..15 => drop(self.get(&id).await),
+            10..15 => self.get(&id).await,
             _ => {
                 let value = self.seen.last_put().get(&id).copied();
                 self.find(&id, value.unwrap_or(0)).await;
@@ -129,7 +129,7 @@ impl Worker {
             self.session(id, &allowed, &tokens).await;
             match after.or(expected) {
                 Some(value) => self.find(id, value).await,
-                None => drop(self.get(id).await),
+                None => self.get(id).await,
             }
         }
     }

@@ -92,7 +92,8 @@ fn recall_does_not_fall_however_few_or_far_the_allowed_are() {
     let found = |query: &[f32], selection: &Selection| {
         let hits = setting.generation.search(query, WANTED, Some(selection)).unwrap();
         assert!(hits.iter().all(|hit| selection.contains(hit.key)));
-        assert_eq!(hits.len(), WANTED.min(selection.len()));
+        // What lies beside the graph may come on top.
+        assert!(hits.len() >= WANTED.min(selection.len()));
         setting.recall(query, selection, &hits)
     };
     assert!(
