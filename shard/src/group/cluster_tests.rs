@@ -495,7 +495,7 @@ async fn a_member_that_comes_back_empty_does_not_vote_before_it_has_caught_up() 
         pre_vote: true,
         ..Default::default()
     };
-    assert!(node.host.handle_vote(ask.clone()).await.is_err(), "it would elect whoever lacks what it acknowledged");
+    assert!(node.host.handle_vote(ask).await.is_err(), "it would elect whoever lacks what it acknowledged");
     // Also after a restart.
     cluster.kill(gone).await;
     cluster.places.get_mut(&gone).unwrap().disk = Arc::default();
@@ -509,7 +509,7 @@ async fn a_member_that_comes_back_empty_does_not_vote_before_it_has_caught_up() 
     assert!(cluster.replica(gone).may_vote());
     // It was restarted, so it first lets the longest lease pass.
     let begun = Instant::now();
-    while cluster.nodes[&gone].host.handle_vote(ask.clone()).await.is_err() {
+    while cluster.nodes[&gone].host.handle_vote(ask).await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(10), "it never votes again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
