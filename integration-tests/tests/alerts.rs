@@ -17,8 +17,10 @@ use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::folders::{repository, target_folder};
 use omma_integration_tests::note;
 use omma_integration_tests::ports::free_port;
+use omma_proto::v1::{Query, SearchRequest};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tonic::Request;
 
 const DIMENSION: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -109,12 +111,16 @@ impl Prometheus {
     }
 }
 
-/// Linearizable searches, one after the other, whatever becomes of them.
+/// Linearizable searches with a deadline, one after the other, whatever becomes of them.
 fn searches(client: Client, stop: Arc<AtomicBool>) -> JoinHandle<()> {
     tokio::spawn(async move {
         while !stop.load(Ordering::Relaxed) {
-            let search = client.search("alerts", by_vector(&[1.0; DIMENSION]), 3);
-            let _ = tokio::time::timeout(Duration::from_secs(2), search).await;
+            let query = Query { target: Some(by_vector(&[1.0; DIMENSION])), k: 3, ..Query::default() };
+            let message = SearchRequest { collection: "alerts".to_owned(), query: Some(query), ..Default::default() };
+            let mut request = Request::new(message);
+            // A client that only went away would be nobody's failure.
+            request.set_timeout(Duration::from_secs(1));
+            let _ = client.searches().search(request).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
