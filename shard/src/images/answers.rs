@@ -1,6 +1,6 @@
 //! Answers to requests that carried a request id, so that a retry has no second effect and is answered as the first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use omma_proto::internal::v1::StoredAnswer;
@@ -31,6 +31,8 @@ impl Answer {
 pub(super) struct Answers {
     by_request: HashMap<(u64, String), Answer>,
     oldest_first: VecDeque<StoredAnswer>,
+    /// By log index: answers that came with a snapshot, to entries that this replica has yet to apply.
+    foreseen: BTreeMap<u64, StoredAnswer>,
 }
 
 impl Answers {
@@ -55,9 +57,25 @@ impl Answers {
         Some(oldest.index)
     }
 
-    /// All, oldest first.
+    /// Notes what was answered to an entry that is still to be applied here.
+    pub(super) fn foresee(&mut self, answer: StoredAnswer) {
+        self.foreseen.insert(answer.index, answer);
+    }
+
+    /// What the entry at `index` was answered where it was applied first, if that is known.
+    pub(super) fn take_foreseen(&mut self, index: u64) -> Option<Bytes> {
+        self.foreseen.remove(&index).map(|answer| answer.outcome)
+    }
+
+    /// All to entries that are applied, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &StoredAnswer> {
         self.oldest_first.iter()
+    }
+
+    /// Those to entries after `index`, applied here or not, oldest first.
+    pub(super) fn after(&self, index: u64) -> Vec<StoredAnswer> {
+        let known = self.oldest_first.partition_point(|answer| answer.index <= index);
+        self.oldest_first.range(known..).chain(self.foreseen.values()).cloned().collect()
     }
 }
 
@@ -80,6 +98,19 @@ mod tests {
         assert_eq!(answers.keep(answer(KEPT as u64 + 1)), Some(1));
         assert!(answers.get(1, "r1").is_none() && answers.get(1, "r2").is_some());
         assert_eq!(answers.iter().count(), KEPT);
+    }
+
+    #[test]
+    fn what_is_foreseen_is_no_answer_yet() {
+        let mut answers = Answers::default();
+        answers.keep(answer(1));
+        answers.keep(answer(2));
+        answers.foresee(answer(3));
+        assert!(answers.get(1, "r3").is_none());
+        assert_eq!(answers.iter().count(), 2);
+        assert_eq!(answers.after(1), [answer(2), answer(3)]);
+        assert_eq!(answers.take_foreseen(3), Some(answer(3).outcome));
+        assert_eq!(answers.take_foreseen(3), None);
     }
 
     #[test]

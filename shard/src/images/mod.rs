@@ -28,4 +28,6 @@ pub use state::{ImageState, ImagesConfig, InUse, StateStats};
 #[cfg(test)]
 mod filter_tests;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -106,7 +106,10 @@ impl Contents {
         let mut answers = Answers::default();
         for entry in table.prefix(keys::ANSWERS) {
             let answer: StoredAnswer = open_message("answer", &entry?.1)?;
-            answers.keep(answer);
+            match answer.index <= applied {
+                true => drop(answers.keep(answer)),
+                false => answers.foresee(answer),
+            }
         }
         let contents = Self {
             generation,

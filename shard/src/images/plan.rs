@@ -86,7 +86,9 @@ impl<'a, V: View> Planner<'a, V> {
             Command::Delete(delete) => self.delete(uid, index, delete)?,
             Command::Drop(_) => self.drop_collection(uid),
         };
-        let outcome = Bytes::from(outcome.encode_to_vec());
+        // After a snapshot not all is there that was when this was decided first.
+        let foreseen = self.answers.take_foreseen(index);
+        let outcome = foreseen.unwrap_or_else(|| Bytes::from(outcome.encode_to_vec()));
         if !request_id.is_empty() {
             let (collection_uid, outcome) = (uid, outcome.clone());
             self.keep_answer(StoredAnswer { index, collection_uid, request_id, outcome, fingerprint });

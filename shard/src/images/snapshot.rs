@@ -28,8 +28,8 @@ use crate::store::{Batch, Store, Table};
 const FORMAT: u32 = 2;
 /// Had the answers in its first item.
 const FORMAT_BEFORE: u32 = 1;
-/// Items are gathered into chunks of about this size.
-const CHUNK: usize = 512 << 10;
+/// Items are gathered into chunks of about this size; smaller in tests, so that little data is still many chunks.
+const CHUNK: usize = if cfg!(test) { 512 } else { 512 << 10 };
 /// No item is larger: an embedding and its attributes fit many times.
 const LARGEST_ITEM: usize = 64 << 20;
 /// Three for each record.
@@ -54,22 +54,25 @@ pub(super) fn read(contents: Arc<Contents>) -> SnapshotChunks {
     let mut sent = 0;
     let answers = answers.into_iter().map(|answer| Ok(Item::Answer(answer)));
     let mut items = std::iter::once(Ok(start)).chain(answers).chain(records);
-    let mut ended = false;
+    let mut last: Option<std::vec::IntoIter<Item>> = None;
     let next_item = move || -> Option<Result<Item, StateError>> {
         if let Some(item) = items.next() {
             sent += u64::from(matches!(item, Ok(Item::Record(_))));
             return Some(item);
         }
-        if std::mem::replace(&mut ended, true) {
-            return None;
-        }
-        // What an apply that is under way has changed already counts as applied only when it ends.
-        let no_apply = contents.answers.lock();
-        let settled_index = contents.applied();
-        drop(no_apply);
-        Some(Ok(Item::End(SnapshotEnd { records: sent, settled_index })))
+        last.get_or_insert_with(|| last_items(&contents, applied_index, sent).into_iter()).next().map(Ok)
     };
     Box::new(chunks(next_item))
+}
+
+/// What follows the records: how the entries that the receiver applies again were answered, and until when it does so.
+fn last_items(contents: &Contents, applied_index: u64, records: u64) -> Vec<Item> {
+    // What an apply that is under way has changed already counts as applied only when it ends.
+    let answers = contents.answers.lock();
+    // A sender that has not settled itself lacks the same records.
+    let settled_at = contents.settled_at.load(Ordering::Acquire);
+    let end = SnapshotEnd { records, settled_index: contents.applied().max(settled_at) };
+    answers.after(applied_index).into_iter().map(Item::Answer).chain([Item::End(end)]).collect()
 }
 
 /// The live records of a collection that were there at `applied_index`. One that goes away meanwhile is left out: its
