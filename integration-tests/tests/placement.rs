@@ -23,7 +23,8 @@ const COLLECTION: &str = "placement";
 const DIMENSION: usize = 32;
 /// So few entries stay in the log that a new replica needs a snapshot.
 const FLAGS: [&str; 4] = ["--snapshot-every", "30", "--keep-logs", "10"];
-const RESUME: Duration = Duration::from_secs(30);
+/// For writes to go on; the machine may be busy with other things.
+const RESUME: Duration = Duration::from_secs(90);
 /// For the cluster to come to rest.
 const REST: Duration = Duration::from_secs(90);
 
