@@ -202,7 +202,7 @@ async fn a_node_with_a_new_disk_is_rebuilt() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stays_away_is_replaced_and_may_come_back() -> Result<()> {
-    let (cluster, _, ingest) = start("stays_away", 4, &["--replace-after", "5"]).await?;
+    let (cluster, _, ingest) = start("stays_away", 4, &["--replace-after", "8"]).await?;
     let status = cluster.status().await?;
     let gone = cluster.node_by_id(&status, status.groups[0].leader_node_id)?;
     let had = node_status(&cluster, &status, gone)?.replica_count;

@@ -64,6 +64,8 @@ pub(super) async fn drive(node: &Node) {
 /// What a metadata leader remembers while it leads.
 struct Driver {
     begun: Instant,
+    /// When it looked last.
+    looked: Instant,
     heard: BTreeMap<NodeId, Instant>,
     held: BTreeMap<NodeId, BTreeSet<GroupId>>,
     leaders: BTreeMap<GroupId, (NodeId, Instant)>,
@@ -74,13 +76,15 @@ impl Driver {
     fn new() -> Self {
         let begun = Instant::now();
         let (heard, held, leaders) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { begun, heard, held, leaders, transferred: begun }
+        Self { begun, looked: begun, heard, held, leaders, transferred: begun }
     }
 
     /// Looks once and does what is to be done. Returns how long to wait.
     async fn round(&mut self, node: &Node) -> Duration {
         let metadata = node.metadata.current();
+        self.forgive(self.looked.elapsed());
         let seen = look(node, &metadata).await;
+        self.looked = Instant::now();
         // A new leader listens before it decides anything.
         if self.begun.elapsed() < SILENT && seen.len() < metadata.nodes.len() {
             self.nodes(&metadata, &seen, None);
@@ -97,6 +101,15 @@ impl Driver {
             true => BUSY,
             false if metadata.groups.iter().any(|g| g.r#move.is_some()) => MOVING,
             false => IDLE,
+        }
+    }
+
+    /// While this node did not look, nobody was silent: it may have been stopped itself, or starved.
+    fn forgive(&mut self, blind: Duration) {
+        let usual = IDLE * 2;
+        if blind > usual {
+            self.heard.values_mut().for_each(|at| *at += blind - usual);
+            self.begun += blind - usual;
         }
     }
 
@@ -203,6 +216,10 @@ impl Driver {
 async fn look(node: &Node, metadata: &Metadata) -> BTreeMap<NodeId, ObserveNodeResponse> {
     let there = metadata.nodes.iter().filter(|n| n.state() != NodeState::Replaced);
     let asked = there.map(|n| async move {
+        // Whoever asks is there, however long a call may take.
+        if n.node_id == node.node_id {
+            return Some((n.node_id, node.observe().await));
+        }
         let said = peers::observe(&node.dialer, &n.address).await.ok().filter(|said| said.node_id == n.node_id)?;
         Some((n.node_id, said))
     });
@@ -237,4 +254,20 @@ fn change(step: &Step, address: impl Fn(NodeId) -> Option<String>) -> Option<Cha
         _ => return None,
     };
     Some(ChangeMembersRequest { group_id, members_index, change: Some(change) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_was_silent_while_nobody_listened() {
+        let mut driver = Driver::new();
+        let heard = driver.begun;
+        driver.heard.insert(1, heard);
+        driver.forgive(IDLE);
+        assert_eq!(driver.heard[&1], heard, "between two looks");
+        driver.forgive(Duration::from_secs(30));
+        assert_eq!(driver.heard[&1] - heard, Duration::from_secs(28));
+    }
 }
