@@ -12,6 +12,7 @@ pub mod command;
 mod digest;
 pub mod digests;
 mod keys;
+mod leisure;
 mod maintenance;
 pub mod offline;
 mod open;
