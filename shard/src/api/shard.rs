@@ -127,7 +127,11 @@ impl ShardApi {
         let (outcome, applied_index) = match sent {
             0 => (ImageOutcome::default(), shard.replica.status().applied),
             _ => {
-                let command = Command::Put(PutRecords { dimension: target.dimension, records });
+                let command = Command::Put(PutRecords {
+                    dimension: target.dimension,
+                    records,
+                    quantization: target.quantization,
+                });
                 self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?
             }
         };
