@@ -33,6 +33,9 @@ pub enum StateError {
     /// The collection was deleted.
     #[error("the collection was deleted")]
     Dropped,
+    /// The group does not serve all the slots that were asked for.
+    #[error("this replica does not serve these slots; refresh the cluster map")]
+    SlotsMoved,
     /// The vector index failed.
     #[error("the index failed: {0}")]
     Index(#[from] crate::index::IndexError),

@@ -1,11 +1,15 @@
 //! Commands as they are proposed, and their outcomes as they come back.
 
 use bytes::Bytes;
+use omma_common::slot::slot_of;
 use omma_proto::internal::v1::image_command::Command;
-use omma_proto::internal::v1::{ImageCommand, ImageOutcome, ImageRefusal};
+use omma_proto::internal::v1::{ImageCommand, ImageOutcome, ImageRefusal, PutRecord};
 use prost::Message;
 
 pub use super::keys::RECORDS_PER_COMMAND;
+
+/// Bits of a part's fingerprint; its slot is above them.
+const PART_BITS: u32 = 52;
 
 /// A command for the log.
 pub fn encode(request_id: &str, collection_uid: u64, command: Command) -> Bytes {
@@ -27,24 +31,56 @@ pub(super) fn fingerprint(command: &Command) -> Bytes {
     match command {
         Command::Put(put) => {
             add(b"put");
-            for record in &put.records {
-                add(record.id.as_bytes());
-                add(&record.content_digest);
-                add(if record.content_digest.is_empty() { &record.embedding } else { &[] });
-                add(&record.attributes.len().to_le_bytes());
-                for (name, value) in &record.attributes {
-                    add(name.as_bytes());
-                    add(&value.encode_to_vec());
-                }
-            }
+            put.records.iter().for_each(|record| add_record(record, &mut add));
         }
         Command::Delete(delete) => {
             add(b"delete");
             delete.ids.iter().for_each(|id| add(id.as_bytes()));
         }
         Command::Drop(_) => add(b"drop"),
+        // These carry no request id.
+        Command::StepSlots(_) | Command::Import(_) | Command::Purge(_) => {}
     }
     Bytes::copy_from_slice(&hasher.finalize().as_bytes()[..16])
+}
+
+fn add_record(record: &PutRecord, add: &mut impl FnMut(&[u8])) {
+    add(record.id.as_bytes());
+    add(&record.content_digest);
+    add(if record.content_digest.is_empty() { &record.embedding } else { &[] });
+    add(&record.attributes.len().to_le_bytes());
+    for (name, value) in &record.attributes {
+        add(name.as_bytes());
+        add(&value.encode_to_vec());
+    }
+}
+
+/// The slot of a part.
+pub(super) fn slot_of_part(part: u64) -> u16 {
+    (part >> PART_BITS) as u16
+}
+
+/// Names what a caller asked for, image by image: the slot, then a fingerprint as in [`fingerprint`]. So that a retry is
+/// known after its images went to different groups.
+pub(super) fn parts(command: &Command) -> Vec<u64> {
+    let part = |kind: &[u8], id: &str, add_all: &dyn Fn(&mut dyn FnMut(&[u8]))| {
+        let mut hasher = blake3::Hasher::new();
+        add_all(&mut |bytes| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        });
+        hasher.update(kind);
+        let hash = hasher.finalize();
+        let hash = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        u64::from(slot_of(id)) << PART_BITS | hash >> (u64::BITS - PART_BITS)
+    };
+    match command {
+        Command::Put(put) => {
+            let of = |record: &PutRecord| part(b"put", &record.id, &|mut add| add_record(record, &mut add));
+            put.records.iter().map(of).collect()
+        }
+        Command::Delete(delete) => delete.ids.iter().map(|id| part(b"delete", id, &|add| add(id.as_bytes()))).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The outcome of a command without effect.
@@ -55,7 +91,7 @@ pub(super) fn refused(why: ImageRefusal) -> ImageOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use omma_proto::internal::v1::{DeleteRecords, PutRecord, PutRecords};
+    use omma_proto::internal::v1::{DeleteRecords, PutRecords};
     use omma_proto::v1::AttributeValue;
 
     fn put(change: impl FnOnce(&mut PutRecord)) -> Bytes {

@@ -111,6 +111,7 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         checkpoint::remove(&contents.graphs, uid)?;
         contents.collections.cleared(uid);
     }
+    forget_removals(&contents)?;
     if busy {
         return Ok(Done::More);
     }
@@ -119,6 +120,20 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         while Instant::now() < until && audit::step(&contents, collection, *watermark)? {}
     }
     Ok(if changed.is_empty() { Done::All } else { Done::Audited })
+}
+
+/// Removes what was noted during moves of slots that are over: move ids grow.
+fn forget_removals(contents: &Contents) -> Result<(), StateError> {
+    let slots = contents.slots();
+    let first_needed = slots.current().map_or(slots.last_move_id() + 1, |m| m.move_id);
+    let mut batch = Batch::default();
+    for entry in contents.table.range(keys::REMOVALS.to_vec()..keys::removals(first_needed)).take(DRAIN) {
+        batch.remove(entry?.0);
+    }
+    match batch.is_empty() {
+        true => Ok(()),
+        false => Ok(contents.table.apply(batch)?),
+    }
 }
 
 fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateError> {

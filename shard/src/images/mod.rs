@@ -11,6 +11,7 @@ mod collection;
 pub mod command;
 mod digest;
 pub mod digests;
+mod export;
 mod keys;
 mod maintenance;
 pub mod offline;
@@ -19,6 +20,9 @@ mod plan;
 mod query;
 pub mod recall;
 mod records;
+mod retry;
+pub mod slots;
+mod slots_moves;
 mod snapshot;
 mod state;
 

@@ -12,6 +12,7 @@ pub(crate) mod peers;
 mod placement;
 mod recall;
 mod reconcile;
+mod slots;
 mod vitals;
 
 use std::collections::HashMap;
@@ -170,6 +171,7 @@ impl Node {
                     cleanup::finish_deletions(&self),
                     compare::compare_replicas(&self),
                     placement::drive(&self),
+                    slots::drive(&self),
                 );
             } => {}
         }
