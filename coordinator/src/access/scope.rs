@@ -71,4 +71,5 @@ about_the_cluster! {
     PauseMovesRequest,
     ResumeMovesRequest,
     ListMovesRequest,
+    SetGroupCountRequest,
 }

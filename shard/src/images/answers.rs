@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use omma_proto::internal::v1::StoredAnswer;
@@ -12,36 +13,24 @@ use crate::broken;
 /// replicated state's meaning: replicas must forget at the same moment, so it is no setting.
 pub(super) const KEPT: usize = 1 << 16;
 
-/// What a request was answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) outcome: Bytes,
-    /// Of what it asked for; empty if it is not known.
-    fingerprint: Bytes,
-    /// Of each image that it asked for.
-    pub(super) parts: Vec<u64>,
-}
-
-impl Answer {
-    /// Whether it answers a request for this.
-    pub(super) fn fits(&self, fingerprint: &Bytes) -> bool {
-        self.fingerprint.is_empty() || self.fingerprint == fingerprint
-    }
+/// Whether `answer` is one to a request for this.
+pub(super) fn fits(answer: &StoredAnswer, fingerprint: &Bytes) -> bool {
+    answer.fingerprint.is_empty() || answer.fingerprint == fingerprint
 }
 
 /// The newest [`KEPT`] answers, by collection and request id.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Answers {
     /// Several under one id: parts of a request that went to several groups, whose slots came together since.
-    by_request: HashMap<(u64, String), Vec<Answer>>,
-    oldest_first: VecDeque<StoredAnswer>,
+    by_request: HashMap<(u64, String), Vec<Arc<StoredAnswer>>>,
+    oldest_first: VecDeque<Arc<StoredAnswer>>,
     /// By log index: answers that came with a snapshot, to entries that this replica has yet to apply.
     foreseen: BTreeMap<u64, StoredAnswer>,
 }
 
 impl Answers {
     /// What requests with this id were answered; nothing if it is new. Requests without an id are always new.
-    pub(super) fn get(&self, uid: u64, request_id: &str) -> &[Answer] {
+    pub(super) fn get(&self, uid: u64, request_id: &str) -> &[Arc<StoredAnswer>] {
         if request_id.is_empty() || broken::forgets(request_id) {
             return &[];
         }
@@ -50,15 +39,14 @@ impl Answers {
 
     /// Keeps an answer; returns log index and place of the one that is forgotten for it.
     pub(super) fn keep(&mut self, answer: StoredAnswer) -> Option<(u64, u32)> {
-        let (outcome, fingerprint) = (answer.outcome.clone(), answer.fingerprint.clone());
-        let kept = Answer { outcome, fingerprint, parts: answer.parts.clone() };
-        self.by_request.entry((answer.collection_uid, answer.request_id.clone())).or_default().push(kept);
+        let answer = Arc::new(answer);
+        self.by_request.entry((answer.collection_uid, answer.request_id.clone())).or_default().push(answer.clone());
         self.oldest_first.push_back(answer);
         if self.oldest_first.len() <= KEPT {
             return None;
         }
         let oldest = self.oldest_first.pop_front()?;
-        if let Entry::Occupied(mut entry) = self.by_request.entry((oldest.collection_uid, oldest.request_id)) {
+        if let Entry::Occupied(mut entry) = self.by_request.entry((oldest.collection_uid, oldest.request_id.clone())) {
             entry.get_mut().remove(0);
             if entry.get().is_empty() {
                 entry.remove();
@@ -78,7 +66,7 @@ impl Answers {
     /// Those to entries after `index` that are applied here, oldest first.
     pub(super) fn applied_after(&self, index: u64) -> impl Iterator<Item = &StoredAnswer> {
         let known = self.oldest_first.partition_point(|answer| answer.index <= index);
-        self.oldest_first.range(known..)
+        self.oldest_first.range(known..).map(Arc::as_ref)
     }
 
     /// What the entry at `index` was answered where it was applied first, if that is known.
@@ -88,7 +76,7 @@ impl Answers {
 
     /// All to entries that are applied, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &StoredAnswer> {
-        self.oldest_first.iter()
+        self.oldest_first.iter().map(Arc::as_ref)
     }
 
     /// Those to entries after `index`, applied here or not, oldest first.
@@ -142,8 +130,8 @@ mod tests {
         let mut answers = Answers::default();
         answers.keep(answer(1));
         answers.keep(StoredAnswer { fingerprint: Bytes::new(), ..answer(2) });
-        let fits = |id, fingerprint: u8| answers.get(1, id)[0].fits(&vec![fingerprint].into());
-        assert_eq!((fits("r1", 2), fits("r1", 3), fits("r2", 3)), (true, false, true));
+        let is_fit = |id, fingerprint: u8| fits(&answers.get(1, id)[0], &vec![fingerprint].into());
+        assert_eq!((is_fit("r1", 2), is_fit("r1", 3), is_fit("r2", 3)), (true, false, true));
     }
 
     #[test]

@@ -34,4 +34,6 @@ mod filter_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod slots_simulation;
+#[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use omma_proto::internal::v1::{
 use omma_proto::v1::{AttributeValue, PutEffect};
 use prost::Message;
 
-use super::answers::Answers;
+use super::answers::{Answers, fits};
 use super::command::{fingerprint, parts, refused, slot_of_part};
 use super::digest::Digest;
 use super::keys::{self, RECORDS_PER_COMMAND, RecordKey};
@@ -90,8 +90,8 @@ impl<'a, V: View> Planner<'a, V> {
             true => (Bytes::new(), Vec::new()),
             false => (fingerprint(&asked), parts(&asked)),
         };
-        let arrived = |part| self.slots.has_arrived(slot_of_part(part));
-        let outcome = match retry::known(self.answers.get(uid, &request_id), &fingerprint, &parts, arrived) {
+        let may_be_new = |part| self.slots.may_be_new(slot_of_part(part));
+        let outcome = match retry::known(self.answers.get(uid, &request_id), &fingerprint, &parts, may_be_new) {
             Known::Whole(outcome) => return Ok(outcome),
             Known::Other => return Ok(refused(ImageRefusal::RequestIdReused).encode_to_vec().into()),
             Known::New => self.execute(uid, index, asked)?,
@@ -157,7 +157,7 @@ impl<'a, V: View> Planner<'a, V> {
 
     /// Whether an answer of another group is here already.
     pub(super) fn knows_answer(&self, answer: &StoredAnswer) -> bool {
-        self.answers.get(answer.collection_uid, &answer.request_id).iter().any(|a| a.fits(&answer.fingerprint))
+        self.answers.get(answer.collection_uid, &answer.request_id).iter().any(|a| fits(a, &answer.fingerprint))
     }
 
     fn put(&mut self, uid: u64, index: u64, put: PutRecords) -> Result<ImageOutcome, StateError> {

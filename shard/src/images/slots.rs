@@ -102,10 +102,10 @@ impl Slots {
         !self.held.is_subset(asked)
     }
 
-    /// Whether the image's slot came here from another group: then other images of one request may have been sent here
-    /// before it.
-    pub(super) fn has_arrived(&self, slot: u16) -> bool {
-        self.state(slot) == SlotState::Owned
+    /// Whether an image may be new although others of its request are known: its slot came here from another group, to
+    /// which that part of the request may have been sent at first; or it is not written here, which is refused later.
+    pub(super) fn may_be_new(&self, slot: u16) -> bool {
+        self.state(slot) == SlotState::Owned || !self.writes(slot)
     }
 
     /// The slots of the move, if the group gives them away and may still change them.
@@ -249,7 +249,7 @@ mod tests {
         assert!(s.import(3, at(0, 5), at(5, 0), 2).is_ok() && !step(&mut s, 3, Open) && step(&mut s, 3, Accept));
         assert!(s.reads(10) && !s.writes(10) && s.import(3, at(5, 0), at(6, 0), 1).is_err());
         assert_eq!(Slots::from_stored(s.to_stored()), s);
-        assert!(step(&mut s, 3, Open) && s.writes(10) && s.has_arrived(10) && !s.has_arrived(9));
+        assert!(step(&mut s, 3, Open) && s.writes(10) && s.may_be_new(10) && !s.may_be_new(9));
         // And back.
         assert!(
             step(&mut s, 4, Leave) && step(&mut s, 4, Freeze) && step(&mut s, 4, Release) && step(&mut s, 4, Forget)

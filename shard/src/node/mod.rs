@@ -12,7 +12,7 @@ pub(crate) mod peers;
 mod placement;
 mod recall;
 mod reconcile;
-mod slots;
+pub(crate) mod slots;
 mod vitals;
 
 use std::collections::HashMap;

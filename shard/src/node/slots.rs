@@ -59,14 +59,14 @@ pub(super) async fn drive(node: &Node) {
 
 /// One of the two groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub(crate) enum Side {
     Source,
     Target,
 }
 
 /// What comes next in a move.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Act {
+pub(crate) enum Act {
     /// A group takes a step.
     Step(Side, SlotAction),
     /// Changes are copied, from this cursor on.
@@ -92,7 +92,7 @@ fn stage(id: u64, said: &StepSlotsResponse, through: SlotState) -> Option<SlotSt
 
 /// Decides by what both groups say. Once writes are held back, a pause does not stop it until they go on. Reads go from
 /// one group to the other without a gap: the target serves them before the map says so, the source until it has said so.
-fn next(
+pub(crate) fn next(
     moving: &SlotMove,
     paused: bool,
     caught_up: bool,
