@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use omma_common::ids::GroupId;
 use omma_common::slot::{SLOTS, SlotSet};
-use omma_proto::internal::v1::{Group, Metadata};
+use omma_proto::internal::v1::{Group, Metadata, SlotRange};
 
 use super::spread::place_new;
 use super::{Step, View};
@@ -41,24 +41,24 @@ fn targets(metadata: &Metadata) -> BTreeMap<GroupId, usize> {
     let mut staying: Vec<&Group> = metadata.groups.iter().collect();
     staying.sort_by_key(|g| g.group_id);
     let leaving = staying.split_off(wanted(metadata).min(staying.len()));
-    staying.sort_by_key(|g| Reverse((owned_in_the_end(metadata, g).len(), Reverse(g.group_id))));
+    staying.sort_by_key(|g| Reverse((owned_in_the_end(metadata, g), Reverse(g.group_id))));
     let (each, more) = (usize::from(SLOTS) / staying.len().max(1), usize::from(SLOTS) % staying.len().max(1));
     let stay = staying.iter().enumerate().map(|(at, g)| (g.group_id, each + usize::from(at < more)));
     stay.chain(leaving.iter().map(|g| (g.group_id, 0))).collect()
 }
 
-/// The group's slots when the moves under way are through.
-fn owned_in_the_end(metadata: &Metadata, group: &Group) -> SlotSet {
-    let mut slots = slot_set(&group.slots);
-    for moving in metadata.slot_moves.iter().filter(|m| !m.switched) {
-        let set = slot_set(&moving.slots);
-        if moving.from_group_id == group.group_id {
-            slots = slots.iter().filter(|slot| !set.contains(*slot)).collect();
-        } else if moving.to_group_id == group.group_id {
-            slots = slots.iter().chain(set.iter()).collect();
-        }
-    }
-    slots
+/// How many slots the group has when the moves under way are through.
+fn owned_in_the_end(metadata: &Metadata, group: &Group) -> i64 {
+    let moved = metadata.slot_moves.iter().filter(|m| !m.switched).map(|moving| match group.group_id {
+        id if id == moving.from_group_id => -count(&moving.slots),
+        id if id == moving.to_group_id => count(&moving.slots),
+        _ => 0,
+    });
+    count(&group.slots) + moved.sum::<i64>()
+}
+
+fn count(slots: &[SlotRange]) -> i64 {
+    slots.iter().map(|range| i64::from(range.last) - i64::from(range.first) + 1).sum()
 }
 
 /// Moves to begin: from the group with most slots too many to the one that lacks most. A group takes part in one at a
@@ -67,7 +67,7 @@ fn moves(view: &View, targets: &BTreeMap<GroupId, usize>) -> Vec<Step> {
     let metadata = view.metadata;
     // A group that has no leader yet, or none that answers, would only keep the others waiting.
     let free = |g: &&Group| !moves_slots(metadata, g.group_id) && view.groups.contains_key(&g.group_id);
-    let surplus = |g: &Group| g.slots.iter().map(|r| (r.last - r.first + 1) as i64).sum::<i64>() - target(targets, g);
+    let surplus = |g: &Group| count(&g.slots) - target(targets, g);
     let mut free: Vec<(i64, &Group)> = metadata.groups.iter().filter(free).map(|g| (surplus(g), g)).collect();
     free.sort_by_key(|(surplus, g)| (*surplus, g.group_id));
     let (mut steps, mut under_way) = (Vec::new(), metadata.slot_moves.len());
