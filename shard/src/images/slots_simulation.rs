@@ -350,7 +350,7 @@ fn slots_move_whatever_happens() {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let seeds = match number("OMMA_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("OMMA_SIMULATIONS").unwrap_or(8),
+        None => 0..number("OMMA_SIMULATIONS").unwrap_or(4),
     };
     let single = seeds.end - seeds.start == 1;
     let refused: usize = seeds.map(|seed| (println!("OMMA_SEED={seed}"), simulate(seed)).1).sum();
