@@ -83,6 +83,7 @@ fn target(metadata: &Metadata, collection: &str, group_id: u32) -> Result<Target
         vector_space_id: space.id,
         epoch: metadata.epoch,
         slots_index: 0,
+        quantization: collection.quantization,
     })
 }
 

@@ -458,6 +458,7 @@ impl MetadataService for Double {
                         vector_space: c.vector_space,
                         create_time: c.create_time,
                         image_count: 0,
+                        quantization: c.quantization,
                     };
                     metadata.next_collection_uid += 1;
                     metadata.collections.push(node::CollectionEntry {

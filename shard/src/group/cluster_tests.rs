@@ -651,7 +651,8 @@ async fn groups_share_connections_and_log_but_not_entries() {
 /// Not a test of speed: prints what was seen.
 #[tokio::test(flavor = "multi_thread")]
 async fn proposals_share_fsyncs() {
-    let cluster = Cluster::formed(3, RaftTimings::default()).await;
+    // Patient: on a busy machine 128 writers must not cost the leader its place.
+    let cluster = Cluster::formed(3, RaftTimings::with_election_timeout(Duration::from_secs(5))).await;
     let leader = cluster.leader().await;
     let replica = cluster.replica(leader).clone();
     let command = Bytes::from(vec![7u8; 2500]);

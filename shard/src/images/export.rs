@@ -217,6 +217,7 @@ impl Reader<'_> {
         self.full += record.encoded_len();
         self.batch.uid = collection.uid;
         self.batch.import.dimension = collection.dimension;
+        self.batch.import.quantization = collection.quantization;
         self.batch.import.records.push(record);
         Ok(())
     }

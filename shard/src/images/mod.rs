@@ -13,6 +13,7 @@ mod digest;
 pub mod digests;
 mod export;
 mod keys;
+mod leisure;
 mod maintenance;
 pub mod offline;
 mod open;

@@ -35,7 +35,8 @@ impl<V: View> Planner<'_, V> {
 
     /// Takes over a batch of changes, if it is the next one.
     pub(super) fn import(&mut self, uid: u64, index: u64, import: ImportRecords) -> Result<ImageOutcome, StateError> {
-        let ImportRecords { move_id, from, to, dropped_uids, removed_ids, dimension, records, answers } = import;
+        let ImportRecords { move_id, from, to, dropped_uids, removed_ids, dimension, quantization, records, answers } =
+            import;
         let width = dimension as usize * size_of::<f32>();
         let malformed =
             records.len() > RECORDS_PER_COMMAND || records.iter().any(|r| r.embedding.len() != width || width == 0);
@@ -54,7 +55,7 @@ impl<V: View> Planner<'_, V> {
             self.delete_id(uid, index, id)?;
         }
         if !records.is_empty() {
-            let collection = self.collection_mut(uid, dimension);
+            let collection = self.collection_mut(uid, dimension, quantization);
             if !collection.dropped && collection.dimension == dimension {
                 let ours = |id: &str| arriving.contains(slot_of(id));
                 for (place, record) in records.into_iter().enumerate().filter(|(_, record)| ours(&record.id)) {

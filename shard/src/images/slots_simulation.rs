@@ -162,6 +162,7 @@ impl World {
                     Command::Put(PutRecords {
                         dimension: DIMENSION as u32,
                         records: items.iter().map(record).collect(),
+                        ..Default::default()
                     })
                 }
             };

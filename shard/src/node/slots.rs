@@ -64,6 +64,18 @@ pub(crate) enum Side {
     Target,
 }
 
+/// What was not done; perhaps because of one of the groups, of which another replica may lead.
+struct Trouble {
+    side: Option<Side>,
+    reason: String,
+}
+
+impl Side {
+    fn trouble(self) -> impl Fn(Status) -> Trouble + Copy {
+        move |status| Trouble { side: Some(self), reason: status.message().to_owned() }
+    }
+}
+
 /// What comes next in a move.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Act {
@@ -218,10 +230,14 @@ impl Mover {
             match self.act(node, &metadata, moving).await {
                 Ok(true) => {}
                 Ok(false) => return WAITING,
-                Err(reason) => {
+                Err(Trouble { side, reason }) => {
                     tracing::info!(move_id = self.move_id, %reason, "a move of slots has to wait");
-                    self.source.failed();
-                    self.target.failed();
+                    (self.source.said, self.target.said) = (None, None);
+                    match side {
+                        Some(Side::Source) => self.source.failed(),
+                        Some(Side::Target) => self.target.failed(),
+                        None => {}
+                    }
                     return BUSY * 4;
                 }
             }
@@ -230,27 +246,29 @@ impl Mover {
     }
 
     /// Does what comes next; false if that is to wait.
-    async fn act(&mut self, node: &Node, metadata: &Metadata, moving: &SlotMove) -> Result<bool, String> {
-        let text = |status: Status| status.message().to_owned();
-        let source = self.source.said(node, metadata).await.map_err(text)?;
-        let target = self.target.said(node, metadata).await.map_err(text)?;
+    async fn act(&mut self, node: &Node, metadata: &Metadata, moving: &SlotMove) -> Result<bool, Trouble> {
+        let of = |reason: String| Trouble { side: None, reason };
+        let source = self.source.said(node, metadata).await.map_err(Side::Source.trouble())?;
+        let target = self.target.said(node, metadata).await.map_err(Side::Target.trouble())?;
         let act = next(moving, metadata.moves_paused, self.caught_up, self.purged, &source, &target);
         match act {
             Act::Wait => {
                 (self.source.said, self.target.said) = (None, None);
                 return Ok(false);
             }
-            Act::Step(side, action) => self.step(node, metadata, moving, side, action).await.map_err(text)?,
-            Act::Copy(cursor) => self.copy(node, metadata, cursor).await.map_err(text)?,
+            Act::Step(side, action) => {
+                self.step(node, metadata, moving, side, action).await.map_err(side.trouble())?;
+            }
+            Act::Copy(cursor) => self.copy(node, metadata, cursor).await?,
             Act::Switch(slots_index) => {
                 let command = Command::SwitchSlots(SwitchSlots { move_id: self.move_id, slots_index });
-                propose(node, MetadataCommand { command: Some(command) }).await?;
+                propose(node, MetadataCommand { command: Some(command) }).await.map_err(of)?;
                 tracing::info!(move_id = self.move_id, slots_index, "the map gives the slots to the new group");
             }
-            Act::Purge => self.purge(node, metadata).await.map_err(text)?,
+            Act::Purge => self.purge(node, metadata).await.map_err(Side::Source.trouble())?,
             Act::End => {
                 let command = Command::EndSlotMove(EndSlotMove { move_id: self.move_id });
-                propose(node, MetadataCommand { command: Some(command) }).await?;
+                propose(node, MetadataCommand { command: Some(command) }).await.map_err(of)?;
                 tracing::info!(move_id = self.move_id, "slots have moved");
             }
         }
@@ -286,11 +304,13 @@ impl Mover {
     }
 
     /// One batch.
-    async fn copy(&mut self, node: &Node, metadata: &Metadata, cursor: SlotCursor) -> Result<(), Status> {
+    async fn copy(&mut self, node: &Node, metadata: &Metadata, cursor: SlotCursor) -> Result<(), Trouble> {
+        let (at_source, at_target) = (Side::Source.trouble(), Side::Target.trouble());
         let request = ExportSlotsRequest { group_id: self.source.group, move_id: self.move_id, cursor: Some(cursor) };
-        let mut source = self.source.client(node, metadata).await?;
-        let read = source.export_slots(Deadline::after(PATIENCE).request(request)).await?.into_inner();
-        let batch = read.batch.ok_or_else(|| Status::internal("an export without a batch"))?;
+        let mut source = self.source.client(node, metadata).await.map_err(at_source)?;
+        let read = source.export_slots(Deadline::after(PATIENCE).request(request)).await.map_err(at_source)?;
+        let read = read.into_inner();
+        let batch = read.batch.ok_or_else(|| at_source(Status::internal("an export without a batch")))?;
         let to = batch.to.unwrap_or_default();
         if cursor.until == 0 {
             (self.from_beginning, self.changes) = (true, 0);
@@ -300,8 +320,9 @@ impl Mover {
         if to != cursor {
             let (group_id, collection_uid) = (self.target.group, read.collection_uid);
             let request = ImportSlotsRequest { group_id, collection_uid, batch: Some(batch) };
-            let mut target = self.target.client(node, metadata).await?;
-            let imported = target.import_slots(Deadline::after(PATIENCE).request(request)).await?.into_inner();
+            let mut target = self.target.client(node, metadata).await.map_err(at_target)?;
+            let imported = target.import_slots(Deadline::after(PATIENCE).request(request)).await.map_err(at_target)?;
+            let imported = imported.into_inner();
             if let Some(current) = self.target.said.as_mut().and_then(|s| s.r#move.as_mut()) {
                 current.cursor = imported.cursor;
             }
