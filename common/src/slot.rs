@@ -31,7 +31,7 @@ impl SlotSet {
 
     /// Whether the slot is in it.
     pub fn contains(&self, slot: u16) -> bool {
-        self.0.get(usize::from(slot) / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
+        self.0.get(usize::from(slot) / 64).is_some_and(|word| (word >> (slot % 64)) & 1 == 1)
     }
 
     /// Whether all of it is in `other`.

@@ -182,6 +182,7 @@ impl ClusterService for Shared {
             vector_space: Some(space()),
             version: "0.1.0".into(),
             moves_paused: state.moves_paused,
+            wanted_group_count: 3,
         }))
     }
 

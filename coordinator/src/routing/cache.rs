@@ -178,7 +178,7 @@ impl Routing {
     }
 
     /// Does `work` by the map, of `epoch` or later; once more by a newer one for as long as groups say that slots have
-    /// moved and there is time. `work` must be a read.
+    /// moved and there is time. `work` may be done more than once.
     pub(crate) async fn following_slots<T, F, Fut>(
         &self,
         epoch: u64,

@@ -115,6 +115,8 @@ pub(crate) struct ClusterMap {
     pub(crate) encoder_space: Option<VectorSpace>,
     pub(crate) moves_paused: bool,
     pub(crate) slot_moves: Vec<SlotMove>,
+    /// Of the latest move of slots.
+    pub(crate) last_move_id: u64,
     /// Shard groups that there are to be.
     pub(crate) wanted_groups: u32,
     slots: Box<[GroupId]>,
@@ -172,6 +174,7 @@ impl ClusterMap {
             encoder_space: metadata.encoder_space.filter(|s| !s.id.is_empty()),
             moves_paused: metadata.moves_paused,
             slot_moves: metadata.slot_moves,
+            last_move_id: metadata.last_move_id,
             wanted_groups: match metadata.wanted_groups {
                 0 => groups.len() as u32,
                 wanted => wanted,

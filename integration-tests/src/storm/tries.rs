@@ -43,6 +43,7 @@ fn had_no_effect(reason: Reason) -> bool {
             | Reason::ShuttingDown
             | Reason::Overloaded
             | Reason::IndexBehind
+            | Reason::DiskFull
     )
 }
 

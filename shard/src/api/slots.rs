@@ -62,6 +62,7 @@ pub(super) async fn import(
 ) -> Answer<ImportSlotsResponse> {
     let shard = shard(node, request.group_id)?;
     let batch = request.batch.ok_or_else(|| errors::missing("batch"))?;
+    node.check_room(&shard.replica.status())?;
     // As with other writes: searches would slow down without end.
     if shard.state.tail(request.collection_uid) > node.config.max_tail {
         return Err(ApiError::new(Reason::IndexBehind, "too many images wait for the graph"));

@@ -25,33 +25,34 @@ pub fn decode_outcome(outcome: &Bytes) -> ImageOutcome {
 /// embedding counts only if the caller sent it: two leaders may embed one picture differently in the last bit.
 pub(super) fn fingerprint(command: &Command) -> Bytes {
     let mut hasher = blake3::Hasher::new();
-    let mut add = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-    };
     match command {
         Command::Put(put) => {
-            add(b"put");
-            put.records.iter().for_each(|record| add_record(record, &mut add));
+            add(&mut hasher, b"put");
+            put.records.iter().for_each(|record| add_record(&mut hasher, record));
         }
         Command::Delete(delete) => {
-            add(b"delete");
-            delete.ids.iter().for_each(|id| add(id.as_bytes()));
+            add(&mut hasher, b"delete");
+            delete.ids.iter().for_each(|id| add(&mut hasher, id.as_bytes()));
         }
-        Command::Drop(_) => add(b"drop"),
+        Command::Drop(_) => add(&mut hasher, b"drop"),
         // These carry no request id.
         Command::StepSlots(_) | Command::Import(_) | Command::Purge(_) => {}
     }
     Bytes::copy_from_slice(&hasher.finalize().as_bytes()[..16])
 }
 
-fn add_record(record: &PutRecord, add: &mut impl FnMut(&[u8])) {
-    add(record.id.as_bytes());
-    add(&record.content_digest);
-    add(if record.content_digest.is_empty() { &record.embedding } else { &[] });
-    add(&record.attributes.len().to_le_bytes());
+fn add(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+}
+
+fn add_record(hasher: &mut blake3::Hasher, record: &PutRecord) {
+    add(hasher, record.id.as_bytes());
+    add(hasher, &record.content_digest);
+    add(hasher, if record.content_digest.is_empty() { &record.embedding } else { &[] });
+    add(hasher, &record.attributes.len().to_le_bytes());
     for (name, value) in &record.attributes {
-        add(name.as_bytes());
-        add(&value.encode_to_vec());
+        add(hasher, name.as_bytes());
+        add(hasher, &value.encode_to_vec());
     }
 }
 
@@ -63,24 +64,26 @@ pub(super) fn slot_of_part(part: u64) -> u16 {
 /// Names what a caller asked for, image by image: the slot, then a fingerprint as in [`fingerprint`]. So that a retry is
 /// known after its images went to different groups.
 pub(super) fn parts(command: &Command) -> Vec<u64> {
-    let part = |kind: &[u8], id: &str, add_all: &dyn Fn(&mut dyn FnMut(&[u8]))| {
-        let mut hasher = blake3::Hasher::new();
-        add_all(&mut |bytes| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-        });
-        hasher.update(kind);
-        let hash = hasher.finalize();
-        let hash = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        u64::from(slot_of(id)) << PART_BITS | hash >> (u64::BITS - PART_BITS)
-    };
     match command {
         Command::Put(put) => {
-            let of = |record: &PutRecord| part(b"put", &record.id, &|mut add| add_record(record, &mut add));
+            let of = |record: &PutRecord| part(b"put", &record.id, |hasher| add_record(hasher, record));
             put.records.iter().map(of).collect()
         }
-        Command::Delete(delete) => delete.ids.iter().map(|id| part(b"delete", id, &|add| add(id.as_bytes()))).collect(),
+        Command::Delete(delete) => {
+            let of = |id: &String| part(b"delete", id, |hasher| add(hasher, id.as_bytes()));
+            delete.ids.iter().map(of).collect()
+        }
         _ => Vec::new(),
     }
+}
+
+fn part(kind: &[u8], id: &str, add_all: impl Fn(&mut blake3::Hasher)) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    add(&mut hasher, kind);
+    add_all(&mut hasher);
+    let hash = hasher.finalize();
+    let hash = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    (u64::from(slot_of(id)) << PART_BITS) | (hash >> (u64::BITS - PART_BITS))
 }
 
 /// The outcome of a command without effect.

@@ -9,7 +9,7 @@ use omma_proto::internal::v1::{
 };
 
 /// The states of a group's slots, and the move that it takes part in.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Slots {
     /// Of each slot; nothing while none ever moved.
     states: Option<Box<[SlotState]>>,
@@ -22,12 +22,6 @@ pub(super) struct Slots {
 /// A step or a batch that is not the next one. It has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OutOfStep;
-
-impl Default for Slots {
-    fn default() -> Self {
-        Self { states: None, current: None, last_move_id: 0, held: SlotSet::default() }
-    }
-}
 
 /// The slots of `ranges`.
 pub fn slot_set(ranges: &[SlotRange]) -> SlotSet {
