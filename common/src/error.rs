@@ -60,6 +60,8 @@ reasons! {
     NotLeader = "NOT_LEADER", Unavailable, Some(20);
     /// The node has no replica of the group.
     UnknownGroup = "UNKNOWN_GROUP", Unavailable, Some(50);
+    /// The group does not serve the slots that the request is about, or their writes wait while they move.
+    SlotsMoved = "SLOTS_MOVED", Unavailable, Some(20);
     /// A group has no leader, or its leader no majority.
     GroupUnavailable = "GROUP_UNAVAILABLE", Unavailable, Some(100);
     /// Some groups did not answer and the caller did not accept a partial answer.

@@ -41,6 +41,7 @@ const TABLE: &[(&str, Need)] = &[
     ("/omma.v1.ClusterService/PauseMoves", ADMIN),
     ("/omma.v1.ClusterService/ResumeMoves", ADMIN),
     ("/omma.v1.ClusterService/ListMoves", ADMIN),
+    ("/omma.v1.ClusterService/SetGroupCount", ADMIN),
     // Probes of an orchestrator have no credentials.
     ("/grpc.health.v1.Health/Check", Nothing),
     ("/grpc.health.v1.Health/Watch", Credentials),

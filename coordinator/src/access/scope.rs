@@ -74,4 +74,5 @@ about_the_cluster! {
     PauseMovesRequest,
     ResumeMovesRequest,
     ListMovesRequest,
+    SetGroupCountRequest,
 }

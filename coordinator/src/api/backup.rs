@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, Coordinator, validate};
 use crate::leader::{Effect, call_leader};
-use crate::routing::Collection;
+use crate::routing::{ClusterMap, Collection};
 use crate::write::request_id_or_new;
 
 /// Most images of one restoring call.
@@ -80,15 +80,31 @@ async fn begin(
     let (coordinator, wanted) = (&coordinator, &request.group_ids);
     coordinator
         .with_collection(&request.collection, deadline, |collection| async move {
-            let map = coordinator.routing.map().await?;
+            let map = nothing_moves(coordinator, deadline).await?;
             if let Some(unknown) = wanted.iter().find(|id| !map.groups.contains_key(id)) {
                 return Err(ApiError::field("group_ids", format!("names group {unknown}, which there is not")));
             }
             let groups = map.groups.keys().copied().filter(|id| wanted.is_empty() || wanted.contains(id));
             let cuts = try_join_all(groups.map(|group| cut(coordinator, &collection, group, deadline))).await?;
+            let after = nothing_moves(coordinator, deadline).await?;
+            if after.last_move_id != map.last_move_id {
+                return Err(moving());
+            }
             Ok(pb::BeginBackupResponse { collection: Some(collection.entry.clone()), map_epoch: map.epoch, cuts })
         })
         .await
+}
+
+/// The map, if no slots are on their way: images of those may be in two groups, or in the cut of neither.
+async fn nothing_moves(coordinator: &Coordinator, deadline: Deadline) -> Result<Arc<ClusterMap>, ApiError> {
+    coordinator.routing.refresh_exactly(deadline).await?;
+    let map = coordinator.routing.map().await?;
+    if map.slot_moves.is_empty() { Ok(map) } else { Err(moving()) }
+}
+
+fn moving() -> ApiError {
+    let text = "slots are on their way between shard groups: begin the backup when ListMoves shows none";
+    ApiError::new(Reason::SlotsMoved, text)
 }
 
 async fn cut(
@@ -97,8 +113,8 @@ async fn cut(
     group: GroupId,
     deadline: Deadline,
 ) -> Result<pb::GroupCut, ApiError> {
-    let cut = call_leader(&coordinator.routing, group, Effect::Read, deadline, |client, epoch| {
-        let request = node::CutCollectionRequest { target: Some(collection.target(group, epoch)) };
+    let cut = call_leader(&coordinator.routing, group, Effect::Read, deadline, |client, map| {
+        let request = node::CutCollectionRequest { target: Some(collection.target(group, map)) };
         async move { client.cut_collection(deadline, request).await }
     })
     .await?;
@@ -122,7 +138,7 @@ async fn read(
     let collection = coordinator.routing.collection(&request.collection, deadline).await?;
     let gone = || ApiError::new(Reason::BackupExpired, "the node that the cut is on is gone: begin the group again");
     let client = coordinator.routing.client(map.address(node).ok_or_else(gone)?)?;
-    let target = Some(collection.target(group, map.epoch));
+    let target = Some(collection.target(group, &map));
     let read = client.read_cut(deadline, node::ReadCutRequest { target, cut_id: cut, after_key: after }).await;
     let page = read.map_err(|failed| failed.error)?;
     let last = page.records.last().map(|r| r.key.to_string());
@@ -152,23 +168,26 @@ async fn restore(
     let (coordinator, images, request_id) = (&coordinator, &images, &request_id);
     coordinator
         .with_collection(&collection, deadline, |collection| async move {
-            let map = coordinator.routing.map().await?;
-            let mut by_group: BTreeMap<GroupId, Vec<node::PutRecord>> = BTreeMap::new();
-            for (place, image) in images.iter().enumerate() {
-                let record = record(&format!("images[{place}]"), image, collection.dimension())?;
-                by_group.entry(map.group_of(&record.id)).or_default().push(record);
-            }
-            let collection = &collection;
-            let writes = by_group.into_iter().map(|(group, records)| async move {
-                call_leader(&coordinator.routing, group, Effect::Write, deadline, |client, epoch| {
-                    let target = Some(collection.target(group, epoch));
-                    let (records, request_id) = (records.clone(), request_id.clone());
-                    let request = node::ImportRecordsRequest { target, records, request_id };
-                    async move { client.import_records(deadline, request).await }
-                })
-                .await
-            });
-            try_join_all(writes).await.map(drop)
+            let one = |(place, image)| record(&format!("images[{place}]"), image, collection.dimension());
+            let records = images.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+            let (collection, records) = (&collection, &records);
+            // What one group did already it answers again.
+            let write = |map: Arc<ClusterMap>| async move {
+                let mut by_group: BTreeMap<GroupId, Vec<node::PutRecord>> = BTreeMap::new();
+                for record in records {
+                    by_group.entry(map.group_of(&record.id)).or_default().push(record.clone());
+                }
+                let writes = by_group.into_iter().map(|(group, records)| {
+                    call_leader(&coordinator.routing, group, Effect::Write, deadline, move |client, map| {
+                        let target = Some(collection.target(group, map));
+                        let (records, request_id) = (records.clone(), request_id.clone());
+                        let request = node::ImportRecordsRequest { target, records, request_id };
+                        async move { client.import_records(deadline, request).await }
+                    })
+                });
+                try_join_all(writes).await.map(drop)
+            };
+            coordinator.routing.following_slots(0, deadline, write).await
         })
         .await?;
     Ok(pb::RestoreImagesResponse { restored_count })

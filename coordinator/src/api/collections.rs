@@ -167,11 +167,13 @@ async fn delete(
         Proposed::Refused(MetadataRefusal::CollectionDeleting) => being_deleted(&coordinator, &name, deadline).await?,
         Proposed::Refused(refusal) => return Err(refused(refusal, &name)),
     };
+    // A group that was added a moment ago may have some of its images already.
+    coordinator.routing.refresh_exactly(deadline).await?;
     let map = coordinator.routing.map().await?;
     let (routing, collection) = (&coordinator.routing, &collection);
     try_join_all(map.groups.keys().map(|&group| {
-        call_leader(routing, group, Effect::Write, deadline, move |node, epoch| {
-            let request = node::DropCollectionRequest { target: Some(collection.target(group, epoch)) };
+        call_leader(routing, group, Effect::Write, deadline, move |node, map| {
+            let request = node::DropCollectionRequest { target: Some(collection.target(group, map)) };
             async move {
                 match node.drop_collection(deadline, request).await {
                     // Dropped by an earlier call.

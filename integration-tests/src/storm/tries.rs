@@ -36,6 +36,7 @@ fn had_no_effect(reason: Reason) -> bool {
         reason,
         Reason::NotLeader
             | Reason::UnknownGroup
+            | Reason::SlotsMoved
             | Reason::GroupUnavailable
             | Reason::PartialAnswer
             | Reason::ClusterForming

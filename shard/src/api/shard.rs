@@ -25,6 +25,7 @@ use crate::group::{Barrier, GroupError};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
 use crate::images::digests::Mark;
 use crate::images::recall::Answered;
+use crate::images::slots::slot_set;
 use crate::images::{ImageHit, ImageState};
 use crate::metrics::{REFUSED, SEARCH_SECONDS};
 use crate::node::{Node, Shard, blocking};
@@ -140,6 +141,9 @@ impl ShardApi {
             return Err(ApiError::field("images", format!("are more than {RECORDS_PER_COMMAND}")));
         }
         let ids: Vec<String> = request.images.iter().map(|i| i.id.clone()).collect();
+        if !shard.state.may_write(&ids) {
+            return Err(errors::slots_moved());
+        }
         let line = Line { client: request.client, urgent: false };
         let encodes = request.images.iter().any(|i| matches!(i.content, Some(Content::Picture(_))));
         let prepared = put::prepare(&self.node, &shard.state, &target, request.images, line, deadline).await?;
@@ -206,12 +210,12 @@ impl ShardApi {
 
     async fn get(&self, request: GetImagesRequest, deadline: Deadline) -> Answer<GetImagesResponse> {
         let (shard, target) = self.shard(request.target)?;
-        let barrier = barrier(request.consistency, request.min_applied_index);
-        shard.replica.read_barrier(barrier, deadline).await?;
+        fresh(&shard, &target, request.consistency, request.min_applied_index, deadline).await?;
         let turn = self.turn(deadline).await?;
         let node = self.node.clone();
         let read = move || {
             let _turn = turn;
+            let served = shard.state.serves(&request.ids).map_err(|e| errors::state(&e))?;
             let (mut images, mut room) = (Vec::new(), Room::in_message());
             for id in &request.ids {
                 in_time(deadline)?;
@@ -219,6 +223,9 @@ impl ShardApi {
                 let Some(image) = found.map_err(|e| node.read_error(target.group_id, &e))? else { continue };
                 room.take(&image)?;
                 images.push(image);
+            }
+            if !served.still() {
+                return Err(errors::slots_moved());
             }
             Ok(GetImagesResponse { images })
         };
@@ -228,10 +235,12 @@ impl ShardApi {
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
         let (shard, target) = self.shard(request.target.clone())?;
         let (consistency, attributes) = (request.consistency, request.include_attributes);
-        let barrier = barrier(consistency, request.min_applied_index);
+        let min_applied_index = request.min_applied_index;
+        let slots = Some(slot_set(&request.slots)).filter(|slots| !slots.is_empty());
         let queries = queries(request, target.dimension)?;
         let span = telemetry::child(|| tracing::debug_span!("read barrier", group = target.group_id));
-        let applied_index = shard.replica.read_barrier(barrier, deadline).instrument(span).await?;
+        let fresh = fresh(&shard, &target, consistency, min_applied_index, deadline);
+        let applied_index = fresh.instrument(span).await?;
         let span = telemetry::child(|| tracing::debug_span!("wait for a turn"));
         let turn = self.turn(deadline).instrument(span).await?;
         let uid = target.collection_uid;
@@ -245,10 +254,11 @@ impl ShardApi {
             for GroupQuery { embedding, k, filter } in &queries {
                 in_time(deadline)?;
                 let begun = Instant::now();
-                let found = shard.state.search_where(uid, embedding, *k, filter.as_ref(), attributes);
+                let found = shard.state.search_in(uid, embedding, *k, filter.as_ref(), slots.as_ref(), attributes);
                 let found = found.map_err(|e| node.read_error(target.group_id, &e))?;
                 SEARCH_SECONDS.took(begun.elapsed());
-                if filter.is_none() && node.recall.wants() {
+                // While slots move, the exact search would see images that are not sought here.
+                if filter.is_none() && shard.state.slot_move().0.is_none() && node.recall.wants() {
                     let (query, hits) = (embedding.clone(), found.clone());
                     node.recall.offer(&shard.state, Answered { uid, query, k: *k, hits, applied: applied_index });
                 }
@@ -334,12 +344,21 @@ fn in_time(deadline: Deadline) -> Answer<()> {
     if deadline.passed() { Err(late()) } else { Ok(()) }
 }
 
-fn barrier(consistency: i32, min_applied_index: u64) -> Barrier {
-    match Consistency::try_from(consistency) {
+/// Waits until the replica's state is as fresh as a read asks, and knows the slots that the sender's map gives its group.
+async fn fresh(
+    shard: &Shard,
+    target: &Target,
+    consistency: i32,
+    min_applied_index: u64,
+    deadline: Deadline,
+) -> Answer<u64> {
+    let barrier = match Consistency::try_from(consistency) {
         Ok(Consistency::Any) => Barrier::Any,
-        Ok(Consistency::Session) => Barrier::AtLeast(min_applied_index),
+        Ok(Consistency::Session) => Barrier::AtLeast(min_applied_index.max(target.slots_index)),
         _ => Barrier::Linearizable,
-    }
+    };
+    let applied = shard.replica.read_barrier(barrier, deadline).await?;
+    if applied < target.slots_index { Err(errors::slots_moved()) } else { Ok(applied) }
 }
 
 /// One query of a group.

@@ -36,6 +36,9 @@ pub enum StateError {
     /// The collection was deleted.
     #[error("the collection was deleted")]
     Dropped,
+    /// The group does not serve all the slots that were asked for.
+    #[error("this replica does not serve these slots; refresh the cluster map")]
+    SlotsMoved,
     /// A cut is not there any more.
     #[error(
         "the backup's cut is gone: it was not read for two minutes, or too much was removed; begin the group again"

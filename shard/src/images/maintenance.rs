@@ -113,6 +113,7 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         checkpoint::remove(&contents.checkpoints, uid)?;
         contents.collections.cleared(uid);
     }
+    forget_removals(&contents)?;
     if !changed.is_empty() && *audits <= Instant::now() {
         let stretch = Stretch::begin();
         for (collection, watermark) in &changed {
@@ -125,6 +126,20 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         (false, true) => Done::All,
         (false, false) => Done::Audited,
     })
+}
+
+/// Removes what was noted during moves of slots that are over: move ids grow.
+fn forget_removals(contents: &Contents) -> Result<(), StateError> {
+    let slots = contents.slots();
+    let first_needed = slots.current().map_or(slots.last_move_id() + 1, |m| m.move_id);
+    let mut batch = Batch::default();
+    for entry in contents.table.range(keys::REMOVALS.to_vec()..keys::removals(first_needed)).take(DRAIN) {
+        batch.remove(entry?.0);
+    }
+    match batch.is_empty() {
+        true => Ok(()),
+        false => Ok(contents.table.apply(batch)?),
+    }
 }
 
 /// Whether a checkpoint may be written. A graph takes more in memory than in a file.

@@ -12,6 +12,7 @@ pub mod command;
 mod cut;
 mod digest;
 pub mod digests;
+mod export;
 mod keys;
 mod leisure;
 mod maintenance;
@@ -21,6 +22,9 @@ mod plan;
 mod query;
 pub mod recall;
 mod records;
+mod retry;
+pub mod slots;
+mod slots_moves;
 mod snapshot;
 mod state;
 
@@ -32,5 +36,7 @@ pub use state::{ImageState, ImagesConfig, InUse, StateStats};
 mod filter_tests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod slots_simulation;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use omma_common::ids::GroupId;
 use omma_proto::internal::v1::{StoredAnswer, StoredCollection};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::answers::Answers;
 use super::checkpoint::{self, Covered, Found};
@@ -14,6 +14,7 @@ use super::collection::{Collection, Collections, IndexOptions};
 use super::digests::Marks;
 use super::keys::{self, RecordKey};
 use super::records::{embeddings_from, records_from};
+use super::slots::Slots;
 use crate::attributes::AttributeIndex;
 use crate::format::{open_message, open_u64, seal};
 use crate::group::state_machine::StateError;
@@ -36,6 +37,9 @@ pub(super) struct Contents {
     pub(super) settled_at: AtomicU64,
     /// Digests at recent indexes.
     pub(super) marks: Mutex<Marks>,
+    slots: RwLock<Arc<Slots>>,
+    /// Grows when they begin to change and when they have: odd in between.
+    slots_version: AtomicU64,
 }
 
 const CATALOG: &str = "catalog";
@@ -113,6 +117,8 @@ impl Contents {
                 false => answers.foresee(answer),
             }
         }
+        let slots = table.get(keys::SLOTS)?.map(|v| open_message("slots", &v)).transpose()?;
+        let slots = slots.map_or_else(Slots::default, Slots::from_stored);
         let contents = Self {
             generation,
             checkpoints: checkpoints_of(store, group, generation),
@@ -121,6 +127,8 @@ impl Contents {
             applied: AtomicU64::new(applied),
             settled_at: AtomicU64::new(settled_at),
             marks: Mutex::default(),
+            slots: RwLock::new(Arc::new(slots)),
+            slots_version: AtomicU64::new(0),
             table: table.clone(),
         };
         for entry in table.prefix(keys::COLLECTIONS) {
@@ -155,6 +163,32 @@ impl Contents {
             }
         }
         Ok(())
+    }
+
+    /// Which slots are served.
+    pub(super) fn slots(&self) -> Arc<Slots> {
+        self.slots.read().clone()
+    }
+
+    /// What a read looks at before and after: if it is another afterwards, or odd, slots came or went meanwhile.
+    pub(super) fn slots_version(&self) -> u64 {
+        self.slots_version.load(Ordering::SeqCst)
+    }
+
+    /// Calls `change` while reads know that slots come or go; then these are the slots.
+    pub(super) fn change_slots<T>(
+        &self,
+        slots: Option<Arc<Slots>>,
+        change: impl FnOnce() -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let Some(slots) = slots else { return change() };
+        self.slots_version.fetch_add(1, Ordering::SeqCst);
+        let changed = change();
+        if changed.is_ok() {
+            *self.slots.write() = slots;
+        }
+        self.slots_version.fetch_add(1, Ordering::SeqCst);
+        changed
     }
 
     pub(super) fn applied(&self) -> u64 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use omma_common::ids::GroupId;
-use omma_proto::internal::v1::StoredCollection;
+use omma_proto::internal::v1::{StoredCollection, StoredSlotMove};
 use parking_lot::{Mutex, RwLock};
 
 use super::collection::IndexOptions;
@@ -84,7 +84,7 @@ impl InUse {
 }
 
 /// Numbers of a replica's state.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StateStats {
     /// Log index of the newest entry that is applied.
     pub applied: u64,
@@ -92,6 +92,8 @@ pub struct StateStats {
     pub images: u64,
     /// Of all records; empty while the state is not exact (just after a snapshot).
     pub digest: Vec<u8>,
+    /// The move of slots that the group takes part in.
+    pub slot_move: Option<StoredSlotMove>,
     /// Images in HNSW graphs, tombstones among them.
     pub graph: u64,
     /// Images not yet in a graph.
@@ -176,6 +178,7 @@ impl ImageState {
         if contents.is_settled() {
             stats.digest = digest.to_bytes();
         }
+        stats.slot_move = contents.slots().current().cloned();
         drop(no_apply);
         stats.checkpoint_age = self.inner.checkpointed.lock().map(|at| at.elapsed());
         let mut checkpoint = None;
@@ -192,6 +195,12 @@ impl ImageState {
         }
         stats.checkpoint = checkpoint.unwrap_or(0);
         stats
+    }
+
+    /// The move of slots that the group takes part in, and the latest one that it took part in.
+    pub fn slot_move(&self) -> (Option<StoredSlotMove>, u64) {
+        let slots = self.contents().slots();
+        (slots.current().cloned(), slots.last_move_id())
     }
 
     /// Images of a collection that wait for its graph.
@@ -249,7 +258,8 @@ impl StateMachine for ImageState {
         let contents = self.contents();
         let Some(last) = entries.last().map(|e| e.index) else { return Ok(Vec::new()) };
         let mut answers = contents.answers.lock();
-        let view = Records { table: &contents.table, collections: &contents.collections };
+        let slots = contents.slots();
+        let view = Records { table: &contents.table, collections: &contents.collections, slots };
         let mut planner = Planner::new(&view, &mut answers);
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut marks = Vec::new();
@@ -264,7 +274,7 @@ impl StateMachine for ImageState {
             }
         }
         planner.finish();
-        let Planner { mut batch, index, collections, .. } = planner;
+        let Planner { mut batch, index, collections, slots, slots_changed, .. } = planner;
         batch.insert(keys::RAFT, seal(&raft));
         batch.insert(keys::APPLIED, seal(&last.to_be_bytes()));
         let settled = contents.is_settled();
@@ -275,18 +285,21 @@ impl StateMachine for ImageState {
 
         // New records enter the index before the table, old ones leave it after: a search that meets neither the old
         // nor the new record of an image knows that it raced with this, and looks again.
-        self.inner.cuts.keep_removed(&contents, &index)?;
-        insert_into_indexes(&contents, &collections, &index, settled)?;
-        contents.table.apply(batch)?;
-        contents.applied.store(last, Ordering::Release);
-        if settled {
-            remove_from_indexes(&contents, &index);
-        }
-        if settles {
-            contents.fill_tails()?;
-            contents.settled_at.store(0, Ordering::Release);
-        }
-        contents.collections.update(collections.into_values());
+        contents.change_slots(slots_changed.then_some(slots), || {
+            self.inner.cuts.keep_removed(&contents, &index)?;
+            insert_into_indexes(&contents, &collections, &index, settled)?;
+            contents.table.apply(batch)?;
+            contents.applied.store(last, Ordering::Release);
+            if settled {
+                remove_from_indexes(&contents, &index);
+            }
+            if settles {
+                contents.fill_tails()?;
+                contents.settled_at.store(0, Ordering::Release);
+            }
+            contents.collections.update(collections.into_values());
+            Ok(())
+        })?;
         if settled {
             contents.marks.lock().keep(marks);
         }

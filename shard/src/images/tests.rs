@@ -235,7 +235,7 @@ fn a_damaged_snapshot_changes_nothing() {
     let mut own = History::new(1);
     own.run(&follower, 50);
     let (raft, chunks) = leader.snapshot().unwrap();
-    let cut: Vec<_> = chunks.map(|c| c.map(|b| b.slice(..b.len() - 9))).collect();
+    let cut: Vec<_> = chunks.map(|c| c.map(|b| b.slice(..b.len().saturating_sub(9)))).collect();
     assert!(matches!(follower.install(raft, Box::new(cut.into_iter())), Err(StateError::Damaged { .. })));
     own.check(&follower);
 }

@@ -1,5 +1,6 @@
 //! The metadata group: collections, nodes and the cluster map, replicated; and the planner that decides placement.
 
+pub(crate) mod groups;
 mod machine;
 mod moves;
 mod nodes;

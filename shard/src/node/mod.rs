@@ -15,6 +15,7 @@ mod placement;
 mod recall;
 mod reconcile;
 mod repair;
+pub(crate) mod slots;
 mod vitals;
 
 use std::collections::{BTreeMap, HashMap};
@@ -239,6 +240,7 @@ impl Node {
                     cleanup::finish_deletions(&self),
                     compare::compare_replicas(&self),
                     placement::drive(&self),
+                    slots::drive(&self),
                 );
             } => {}
         }

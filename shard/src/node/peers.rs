@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use omma_common::deadline::Deadline;
+use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::tls::Dialer;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::placement_service_client::PlacementServiceClient;
@@ -62,6 +63,12 @@ pub(super) async fn digests(dialer: &Dialer, address: &str, group_id: u32) -> Re
     let mut client = ShardServiceClient::new(connect(dialer, address).await?);
     let request = Deadline::after(PATIENCE).request(GetDigestsRequest { group_id });
     Ok(client.get_digests(request).await?.into_inner())
+}
+
+/// For more calls than one.
+pub(super) async fn placement(dialer: &Dialer, address: &str) -> Result<PlacementServiceClient<Channel>, Status> {
+    let client = PlacementServiceClient::new(connect(dialer, address).await?);
+    Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 /// How a node is and sees its groups.
