@@ -12,6 +12,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use omma_common::deadline::Deadline;
 use omma_shard::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
 use omma_shard::group::{AddressBook, GroupHost, RaftTimings, Replica, Role};
+use omma_shard::room::Room;
 
 /// Of a command with one image of 512 dimensions.
 const COMMAND: usize = 2_100;
@@ -54,7 +55,8 @@ fn proposals(c: &mut Criterion) {
     let (address, addresses) = ("127.0.0.1:9", AddressBook::default());
     let timings = RaftTimings::with_election_timeout(Duration::from_millis(500));
     let (host, replica) = runtime.block_on(async {
-        let host = GroupHost::open(folder.path(), 1, timings, addresses, Default::default()).expect("a host");
+        let host = GroupHost::open(folder.path(), 1, timings, addresses, Default::default(), Room::unchecked())
+            .expect("a host");
         let replica = leader(&host, address).await;
         (host, replica)
     });

@@ -1,7 +1,7 @@
 //! What the restart of a replica is made of: `restart_cost STATE_FOLDER GROUP [--rebuild]`, the folder being `state` in
 //! the data folder of a node that does not run.
 //!
-//! Prints how long it takes to read the checkpoints out of the store, and to open the state until it can be searched.
+//! Prints how long it takes to read the checkpoints, and to open the state until it can be searched.
 //! With `--rebuild` it removes the checkpoints and prints how long building the graphs from the records takes instead.
 
 use std::path::Path;
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         let begin = Instant::now();
         let bytes = offline::read_checkpoints(&store, group)?;
-        println!("reading the {} MiB of its checkpoints from sled: {:.2?}", bytes >> 20, begin.elapsed());
+        println!("reading the {} MiB of its checkpoints: {:.2?}", bytes >> 20, begin.elapsed());
     }
     let begin = Instant::now();
     let state = ImageState::open(store, group, &ImagesConfig::default())?;

@@ -17,7 +17,7 @@ use omma_client::{Builder, Omma};
 use crate::args::{Cli, Command, Global};
 use crate::exit::CliError;
 use crate::output::Output;
-use crate::{demo, processes, runtime_library};
+use crate::{backup, demo, processes, runtime_library};
 
 /// What every command is given.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Get(args) => get::run(&context, args).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Delete(args) => delete::run(&context, args).await,
+        Command::Backup(args) => backup::run(&context, args).await,
+        Command::Restore(args) => backup::run_restore(&context, args).await,
         Command::Status => status::run(&context).await,
         Command::Cluster(command) => cluster::run(&context, command).await,
         Command::Collection(command) => collection::run(&context, command).await,

@@ -9,9 +9,11 @@ mod audit;
 mod checkpoint;
 mod collection;
 pub mod command;
+mod cut;
 mod digest;
 pub mod digests;
 mod keys;
+mod leisure;
 mod maintenance;
 pub mod offline;
 mod open;
@@ -22,6 +24,7 @@ mod records;
 mod snapshot;
 mod state;
 
+pub use cut::{CutPage, NewCut};
 pub use query::{ImageHit, Stored};
 pub use state::{ImageState, ImagesConfig, InUse, StateStats};
 

@@ -1,7 +1,7 @@
 //! The state machine itself: commands in, outcomes out.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use omma_proto::internal::v1::StoredCollection;
 use parking_lot::{Mutex, RwLock};
 
 use super::collection::IndexOptions;
+use super::cut::Cuts;
 use super::digest::Digest;
 use super::digests::{self, Mark};
 use super::keys;
@@ -22,6 +23,7 @@ use super::snapshot;
 use crate::format::{open, seal};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
 use crate::index::{DEFAULT_EXPANSION_SEARCH, Storage};
+use crate::room::Room;
 use crate::store::Store;
 
 /// Old generations that may still be there at a start. Readers kept each of them for longer than an install waits.
@@ -36,12 +38,15 @@ pub struct ImagesConfig {
     pub index_threads: usize,
     /// Candidates that a search of a graph keeps: see [`crate::index::IndexConfig`].
     pub expansion_search: usize,
+    /// For checkpoints.
+    pub room: Room,
 }
 
 impl Default for ImagesConfig {
     fn default() -> Self {
         let index_threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
-        Self { storage: Storage::default(), index_threads, expansion_search: DEFAULT_EXPANSION_SEARCH }
+        let (storage, expansion_search) = (Storage::default(), DEFAULT_EXPANSION_SEARCH);
+        Self { storage, index_threads, expansion_search, room: Room::unchecked() }
     }
 }
 
@@ -55,12 +60,17 @@ pub struct ImageState {
 pub(super) struct Inner {
     pub(super) group: GroupId,
     pub(super) store: Store,
+    pub(super) room: Room,
+    /// Whether checkpoints wait for room.
+    pub(super) checkpoints_wait: AtomicBool,
     options: IndexOptions,
     contents: RwLock<Arc<Contents>>,
     /// When this process last wrote a checkpoint.
     pub(super) checkpointed: Mutex<Option<Instant>>,
     /// Records so far of a snapshot that is being installed.
     received: AtomicU64,
+    /// Of backups under way.
+    cuts: Cuts,
 }
 
 /// Tells when nobody uses a state any more.
@@ -120,10 +130,13 @@ impl ImageState {
         let inner = Arc::new(Inner {
             group,
             store,
+            room: config.room.clone(),
+            checkpoints_wait: AtomicBool::new(false),
             options,
             contents: RwLock::new(Arc::new(contents)),
             checkpointed: Mutex::default(),
             received: AtomicU64::new(0),
+            cuts: Cuts::default(),
         });
         let maintenance = Arc::new(Maintenance::start(inner.clone())?);
         Ok(Self { inner, _maintenance: maintenance })
@@ -131,6 +144,10 @@ impl ImageState {
 
     pub(super) fn contents(&self) -> Arc<Contents> {
         self.inner.contents()
+    }
+
+    pub(super) fn cuts(&self) -> &Cuts {
+        &self.inner.cuts
     }
 
     /// To wait until all clones, and what they are doing, are gone.
@@ -258,6 +275,7 @@ impl StateMachine for ImageState {
 
         // New records enter the index before the table, old ones leave it after: a search that meets neither the old
         // nor the new record of an image knows that it raced with this, and looks again.
+        self.inner.cuts.keep_removed(&contents, &index)?;
         insert_into_indexes(&contents, &collections, &index, settled)?;
         contents.table.apply(batch)?;
         contents.applied.store(last, Ordering::Release);

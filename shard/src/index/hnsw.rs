@@ -87,9 +87,18 @@ impl Hnsw {
         Ok(bytes)
     }
 
+    /// Threads that add at once.
+    pub(super) fn adders(&self) -> usize {
+        self.adders
+    }
+
     /// Which of `items` a search for their own embedding does not find. One that drowns among equals counts as found:
-    /// its equals are as near.
-    pub(super) fn unfound<'a>(&self, items: &[(u64, &'a [f32])]) -> Result<Vec<(u64, &'a [f32])>, IndexError> {
+    /// its equals are as near. On up to `threads` threads.
+    pub(super) fn unfound<'a>(
+        &self,
+        items: &[(u64, &'a [f32])],
+        threads: usize,
+    ) -> Result<Vec<(u64, &'a [f32])>, IndexError> {
         const LOOK_AT: usize = 32;
         const EQUAL: f32 = 1e-4;
         let lost = |part: &[(u64, &'a [f32])]| -> Result<Vec<(u64, &'a [f32])>, IndexError> {
@@ -104,7 +113,7 @@ impl Hnsw {
             }
             Ok(lost)
         };
-        let parts = in_parallel(items, self.adders, lost)?;
+        let parts = in_parallel(items, threads, lost)?;
         Ok(parts.into_iter().flatten().collect())
     }
 

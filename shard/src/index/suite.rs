@@ -242,11 +242,11 @@ fn measure_one(clusters: usize, expansion_search: usize) -> f64 {
         graph.add(chunk).unwrap();
         adding += started.elapsed().as_secs_f64();
         let started = std::time::Instant::now();
-        lost += graph.unfound(chunk).unwrap().len();
+        lost += graph.unfound(chunk, 2).unwrap().len();
         checking += started.elapsed().as_secs_f64();
     }
     println!("  added {:.0}/s, verified {:.0}/s", count as f64 / adding, count as f64 / checking);
-    println!("  not found right after adding: {lost}; at the end: {}", graph.unfound(&items).unwrap().len());
+    println!("  not found right after adding: {lost}; at the end: {}", graph.unfound(&items, 2).unwrap().len());
     let recall = recall(&graph, &exact, queries, 10);
     let started = std::time::Instant::now();
     queries.iter().for_each(|q| drop(graph.search(q, 10, None).unwrap()));
