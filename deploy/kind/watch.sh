@@ -35,7 +35,8 @@ case $1 in
         rm -rf $folder
         mkdir -p $folder/new
         touch $folder/searches $folder/acknowledged $folder/refused
-        picture=$(find /tmp/ours -name '*.jpg' -o -name '*.jpeg' -o -name '*.png' -o -name '*.webp' | sort | head -1)
+        picture=$(find /tmp/ours/ -name '*.jpg' -o -name '*.jpeg' -o -name '*.png' -o -name '*.webp' | sort | head -1)
+        [ -n "$picture" ] || { echo "no picture in /tmp/ours" >&2; exit 1; }
         searches "$picture" > /dev/null 2>&1 &
         writes "$picture" "$2" > /dev/null 2>&1 &
         ;;

@@ -1,4 +1,4 @@
-// CoreDNS with the few plugins that answer for Services and pods.
+// CoreDNS with the few plugins that answer for Services and pods, and say no to all else.
 package main
 
 import (
@@ -6,6 +6,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
+	_ "github.com/coredns/coredns/plugin/template"
 )
 
 func main() { coremain.Run() }
