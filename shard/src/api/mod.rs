@@ -1,7 +1,9 @@
 //! gRPC in: what coordinators and peers may ask of this node.
 
 mod access;
+mod backup;
 mod beat;
+mod checks;
 mod errors;
 mod metadata;
 mod placement;

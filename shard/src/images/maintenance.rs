@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,8 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         let stats = collection.index.stats();
         let covered = *collection.covered.lock();
         let keep_audit = collection.audit.lock().take_worth_keeping();
-        if keep_audit || checkpoint::is_due(covered, stats.graph, stats.watermark) {
+        let due = keep_audit || checkpoint::is_due(covered, stats.graph, stats.watermark);
+        if due && has_room(state, stats.memory_bytes as u64) {
             write_checkpoint(state, &contents, &collection)?;
         }
         if audit::is_due(&collection, stats.watermark) {
@@ -108,7 +110,7 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         for prefix in keys::contents(uid) {
             contents.table.remove_prefix(&prefix)?;
         }
-        checkpoint::remove(&contents.graphs, uid)?;
+        checkpoint::remove(&contents.checkpoints, uid)?;
         contents.collections.cleared(uid);
     }
     if !changed.is_empty() && *audits <= Instant::now() {
@@ -123,6 +125,16 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         (false, true) => Done::All,
         (false, false) => Done::Audited,
     })
+}
+
+/// Whether a checkpoint may be written. A graph takes more in memory than in a file.
+fn has_room(state: &Inner, bytes: u64) -> bool {
+    let room = state.room.for_file(bytes);
+    let waited = state.checkpoints_wait.swap(room.is_err(), Ordering::Relaxed);
+    if let (Err(why), false) = (&room, waited) {
+        tracing::warn!(group = state.group, %why, "no checkpoints until there is room: a restart will take longer");
+    }
+    room.is_ok()
 }
 
 fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateError> {
@@ -155,7 +167,7 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
     let previous = *collection.covered.lock();
     let covered = checkpoint::write(
         &state.store,
-        &contents.graphs,
+        &contents.checkpoints,
         collection.uid,
         collection.dimension as u32,
         &export,

@@ -1,14 +1,17 @@
 //! The state machine itself: commands in, outcomes out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use omma_common::ids::GroupId;
+use omma_proto::internal::v1::StoredCollection;
 use parking_lot::{Mutex, RwLock};
 
 use super::collection::IndexOptions;
+use super::cut::Cuts;
 use super::digest::Digest;
 use super::digests::{self, Mark};
 use super::keys;
@@ -19,7 +22,8 @@ use super::records::Records;
 use super::snapshot;
 use crate::format::{open, seal};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
-use crate::index::Storage;
+use crate::index::{DEFAULT_EXPANSION_SEARCH, Storage};
+use crate::room::Room;
 use crate::store::Store;
 
 /// Old generations that may still be there at a start. Readers kept each of them for longer than an install waits.
@@ -32,6 +36,18 @@ pub struct ImagesConfig {
     pub storage: Storage,
     /// Threads that may search and build one collection's graph at once.
     pub index_threads: usize,
+    /// Candidates that a search of a graph keeps: see [`crate::index::IndexConfig`].
+    pub expansion_search: usize,
+    /// For checkpoints.
+    pub room: Room,
+}
+
+impl Default for ImagesConfig {
+    fn default() -> Self {
+        let index_threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
+        let (storage, expansion_search) = (Storage::default(), DEFAULT_EXPANSION_SEARCH);
+        Self { storage, index_threads, expansion_search, room: Room::unchecked() }
+    }
 }
 
 /// One replica's images.
@@ -44,12 +60,17 @@ pub struct ImageState {
 pub(super) struct Inner {
     pub(super) group: GroupId,
     pub(super) store: Store,
+    pub(super) room: Room,
+    /// Whether checkpoints wait for room.
+    pub(super) checkpoints_wait: AtomicBool,
     options: IndexOptions,
     contents: RwLock<Arc<Contents>>,
     /// When this process last wrote a checkpoint.
     pub(super) checkpointed: Mutex<Option<Instant>>,
     /// Records so far of a snapshot that is being installed.
     received: AtomicU64,
+    /// Of backups under way.
+    cuts: Cuts,
 }
 
 /// Tells when nobody uses a state any more.
@@ -94,7 +115,11 @@ pub struct StateStats {
 impl ImageState {
     /// Opens the state of `group` in `store`, or makes an empty one, and starts its maintenance thread.
     pub fn open(store: Store, group: GroupId, config: &ImagesConfig) -> Result<Self, StateError> {
-        let options = IndexOptions { storage: config.storage, threads: config.index_threads };
+        let options = IndexOptions {
+            storage: config.storage,
+            threads: config.index_threads,
+            expansion_search: config.expansion_search,
+        };
         let generation = current_generation(&store, group)?;
         // Left by an install that was cut off before its switch, and by those that did not get to removing the old.
         remove_generation(&store, group, generation + 1)?;
@@ -105,10 +130,13 @@ impl ImageState {
         let inner = Arc::new(Inner {
             group,
             store,
+            room: config.room.clone(),
+            checkpoints_wait: AtomicBool::new(false),
             options,
             contents: RwLock::new(Arc::new(contents)),
             checkpointed: Mutex::default(),
             received: AtomicU64::new(0),
+            cuts: Cuts::default(),
         });
         let maintenance = Arc::new(Maintenance::start(inner.clone())?);
         Ok(Self { inner, _maintenance: maintenance })
@@ -116,6 +144,10 @@ impl ImageState {
 
     pub(super) fn contents(&self) -> Arc<Contents> {
         self.inner.contents()
+    }
+
+    pub(super) fn cuts(&self) -> &Cuts {
+        &self.inner.cuts
     }
 
     /// To wait until all clones, and what they are doing, are gone.
@@ -175,10 +207,17 @@ impl Inner {
 }
 
 /// Makes new collections and, unless the tails are to be filled as a whole later, inserts what is new.
-fn insert_into_indexes(contents: &Contents, changes: &[IndexChange], settled: bool) -> Result<(), StateError> {
+fn insert_into_indexes(
+    contents: &Contents,
+    collections: &HashMap<u64, StoredCollection>,
+    changes: &[IndexChange],
+    settled: bool,
+) -> Result<(), StateError> {
     for change in changes {
-        if let IndexChange::Insert { uid, key, embedding, attributes } = change {
-            let collection = contents.collections.ensure(*uid, embedding.len() as u32)?;
+        if let IndexChange::Insert { uid, key, embedding, attributes } = change
+            && let Some(stored) = collections.get(uid)
+        {
+            let collection = contents.collections.ensure(stored)?;
             if settled {
                 collection.attributes.write().insert(*key, attributes);
                 collection.index.insert(*key, embedding);
@@ -236,7 +275,8 @@ impl StateMachine for ImageState {
 
         // New records enter the index before the table, old ones leave it after: a search that meets neither the old
         // nor the new record of an image knows that it raced with this, and looks again.
-        insert_into_indexes(&contents, &index, settled)?;
+        self.inner.cuts.keep_removed(&contents, &index)?;
+        insert_into_indexes(&contents, &collections, &index, settled)?;
         contents.table.apply(batch)?;
         contents.applied.store(last, Ordering::Release);
         if settled {
