@@ -80,8 +80,12 @@ reasons! {
     Overloaded = "OVERLOADED", ResourceExhausted, Some(100);
     /// Too many images wait for the HNSW graph.
     IndexBehind = "INDEX_BEHIND", ResourceExhausted, Some(250);
+    /// The disks of too many nodes are nearly full; they need room.
+    DiskFull = "DISK_FULL", ResourceExhausted, Some(5_000);
     /// The message is larger than allowed.
     MessageTooLarge = "MESSAGE_TOO_LARGE", ResourceExhausted, None;
+    /// A backup's cut of a group is gone; another has to be begun.
+    BackupExpired = "BACKUP_EXPIRED", Aborted, None;
     /// The write may or may not have taken effect; retry with the same request id.
     OutcomeUnknown = "OUTCOME_UNKNOWN", Unavailable, Some(100);
     /// The deadline passed. A write may still take effect.

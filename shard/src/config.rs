@@ -12,6 +12,7 @@ use crate::encoder::{Device, EncoderConfig, ModelSource};
 use crate::group::RaftTimings;
 use crate::images::ImagesConfig;
 use crate::index::Storage;
+use crate::room::Room;
 
 /// Flags of a shard node.
 #[derive(Debug, Clone, clap::Args)]
@@ -62,6 +63,10 @@ pub struct ShardArgs {
     /// Memory for the store's cache, in MiB.
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     pub cache_mib: usize,
+    /// MiB of the data folder's disk that are to stay free: with less, new images are refused, with half of it, no
+    /// checkpoints are written, with a quarter, the node takes nothing more and waits; 0 for no checks.
+    #[arg(long, env = "OMMA_MIN_FREE_DISK", default_value_t = 512, value_name = "MIB")]
+    pub min_free_disk: u64,
     /// TLS between nodes.
     #[command(flatten)]
     pub peer_tls: PeerTlsArgs,
@@ -163,6 +168,8 @@ pub struct ShardConfig {
     pub images: ImagesConfig,
     /// Writes are refused above this tail.
     pub max_tail: usize,
+    /// What is left of the disk.
+    pub room: Room,
     /// Of each of the two stores.
     pub cache_bytes: usize,
     /// Pictures.
@@ -185,7 +192,9 @@ impl ShardArgs {
         let peers = if self.peers.is_empty() { vec![advertise.clone()] } else { self.peers.clone() };
         let raft = RaftTimings::with_election_timeout(Duration::from_millis(self.election_timeout));
         let raft = RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..raft };
+        let room = Room::new(&self.data_dir, self.min_free_disk << 20);
         ShardConfig {
+            room: room.clone(),
             data_dir: self.data_dir.clone(),
             advertise,
             peers,
@@ -197,7 +206,7 @@ impl ShardArgs {
             plaintext: self.peer_tls.plaintext(),
             connections: self.connections.limits(),
             raft,
-            images: ImagesConfig { storage: self.graph_storage, index_threads: cores() + 1 },
+            images: ImagesConfig { storage: self.graph_storage, index_threads: cores() + 1, room },
             max_tail: self.max_tail,
             cache_bytes: self.cache_mib << 20,
             encoder: self.encoder.config(),

@@ -18,6 +18,7 @@ pub mod index;
 pub mod metadata;
 mod metrics;
 mod node;
+pub mod room;
 pub mod store;
 
 use std::sync::Arc;
@@ -58,7 +59,10 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
     let dialer = peer_dialer(config.peer_tls.as_ref(), config.plaintext, &config.peers)?;
     metrics::init();
     let vitals = config.vitals.clone();
-    let node = node::Node::open(config, dialer).await?;
+    let node = tokio::select! {
+        opened = node::Node::open(config, dialer) => opened?,
+        () = shutdown.clone().begun() => return Ok(()),
+    };
     let subject: Arc<dyn Subject> = node.clone();
     vitals.show(&subject);
     drop(subject);

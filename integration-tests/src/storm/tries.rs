@@ -42,6 +42,7 @@ fn had_no_effect(reason: Reason) -> bool {
             | Reason::ShuttingDown
             | Reason::Overloaded
             | Reason::IndexBehind
+            | Reason::DiskFull
     )
 }
 

@@ -7,16 +7,20 @@ use omma_proto::internal::v1::ImageRefusal;
 
 use crate::group::state_machine::StateError;
 use crate::index::IndexError;
+use crate::store::StoreError;
 
 /// The state cannot answer.
 pub(super) fn state(error: &StateError) -> ApiError {
     let reason = match error {
-        StateError::Damaged { .. } => Reason::DataLoss,
+        StateError::Damaged { .. } | StateError::Store(StoreError::Damaged { .. }) => Reason::DataLoss,
         StateError::Index(IndexError::Busy { .. }) => Reason::Overloaded,
         StateError::Index(_) => Reason::Internal,
+        StateError::CutGone => Reason::BackupExpired,
+        StateError::TooManyCuts(_) => Reason::Overloaded,
         StateError::Settling => Reason::GroupUnavailable,
         StateError::Dropped => Reason::CollectionNotFound,
-        StateError::Store(_) | StateError::Transfer(_) => Reason::Internal,
+        StateError::NoRoom(_) => Reason::DiskFull,
+        StateError::Store(_) | StateError::File { .. } | StateError::Transfer(_) => Reason::Internal,
     };
     ApiError::new(reason, error.to_string())
 }

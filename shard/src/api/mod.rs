@@ -1,6 +1,7 @@
 //! gRPC in: what coordinators and peers may ask of this node.
 
 mod access;
+mod backup;
 mod errors;
 mod metadata;
 mod placement;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::ids::GroupId;
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
@@ -19,7 +20,8 @@ use tracing::Instrument;
 
 use super::{errors, put};
 use crate::encoder::Line;
-use crate::group::{Barrier, GroupState, Role};
+use crate::group::state_machine::StateError;
+use crate::group::{Barrier, GroupError, GroupState, Role};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
 use crate::images::digests::Mark;
 use crate::images::recall::Answered;
@@ -31,7 +33,7 @@ pub(super) struct ShardApi {
     pub(super) node: Arc<Node>,
 }
 
-type Answer<T> = Result<T, ApiError>;
+pub(super) type Answer<T> = Result<T, ApiError>;
 
 #[tonic::async_trait]
 impl ShardService for ShardApi {
@@ -80,6 +82,24 @@ impl ShardService for ShardApi {
         Ok(Response::new(blocking(move || node.status()).await))
     }
 
+    async fn cut_collection(
+        &self,
+        request: Request<CutCollectionRequest>,
+    ) -> Result<Response<CutCollectionResponse>, Status> {
+        self.call(request, "cut_collection", |api, message, deadline| api.cut_collection(message, deadline)).await
+    }
+
+    async fn read_cut(&self, request: Request<ReadCutRequest>) -> Result<Response<ReadCutResponse>, Status> {
+        self.call(request, "read_cut", |api, message, deadline| api.read_cut(message, deadline)).await
+    }
+
+    async fn import_records(
+        &self,
+        request: Request<ImportRecordsRequest>,
+    ) -> Result<Response<ImportRecordsResponse>, Status> {
+        self.call(request, "import_records", |api, message, deadline| api.import_records(message, deadline)).await
+    }
+
     async fn get_digests(&self, request: Request<GetDigestsRequest>) -> Result<Response<GetDigestsResponse>, Status> {
         self.call(request, "get_digests", |api, message, _| api.digests(message)).await
     }
@@ -101,15 +121,20 @@ impl ShardApi {
         answer.map(Response::new).map_err(Status::from)
     }
 
-    fn shard(&self, target: Option<Target>) -> Answer<(Shard, Target)> {
+    pub(super) fn shard(&self, target: Option<Target>) -> Answer<(Shard, Target)> {
         let target = target.ok_or_else(|| errors::missing("target"))?;
         let shard = self.node.shard(target.group_id).ok_or_else(|| errors::unknown_group(target.group_id))?;
+        if self.node.host.is_damaged(target.group_id) {
+            let why = "this replica is damaged and about to be built again";
+            return Err(GroupError::Unavailable { group: target.group_id, why }.into());
+        }
         Ok((shard, target))
     }
 
     async fn put(&self, request: PutImagesRequest, deadline: Deadline) -> Answer<PutImagesResponse> {
         let (shard, target) = self.shard(request.target)?;
         check_leader(&self.node, &shard.replica.status())?;
+        self.node.check_room(&shard.replica.status())?;
         self.check_tail(&shard.state, target.collection_uid)?;
         if request.images.len() > RECORDS_PER_COMMAND {
             return Err(ApiError::field("images", format!("are more than {RECORDS_PER_COMMAND}")));
@@ -136,6 +161,7 @@ impl ShardApi {
 
     async fn delete(&self, request: DeleteImagesRequest, deadline: Deadline) -> Answer<DeleteImagesResponse> {
         let (shard, target) = self.shard(request.target)?;
+        self.node.config.room.for_log().map_err(GroupError::from)?;
         let command = Command::Delete(DeleteRecords { ids: request.ids });
         let (outcome, applied_index) =
             self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?;
@@ -154,7 +180,7 @@ impl ShardApi {
     }
 
     /// Proposes a command and returns what it did, and at which log index.
-    async fn propose(
+    pub(super) async fn propose(
         &self,
         shard: &Shard,
         request_id: &str,
@@ -175,13 +201,14 @@ impl ShardApi {
         let barrier = barrier(request.consistency, request.min_applied_index);
         shard.replica.read_barrier(barrier, deadline).await?;
         let turn = self.turn(deadline).await?;
+        let node = self.node.clone();
         let read = move || {
             let _turn = turn;
             let (mut images, mut room) = (Vec::new(), Room::in_message());
             for id in &request.ids {
                 in_time(deadline)?;
                 let found = shard.state.get(target.collection_uid, id, request.include_embedding);
-                let Some(image) = found.map_err(|e| errors::state(&e))? else { continue };
+                let Some(image) = found.map_err(|e| node.read_error(target.group_id, &e))? else { continue };
                 room.take(&image)?;
                 images.push(image);
             }
@@ -211,7 +238,7 @@ impl ShardApi {
                 in_time(deadline)?;
                 let begun = Instant::now();
                 let found = shard.state.search_where(uid, embedding, *k, filter.as_ref(), attributes);
-                let found = found.map_err(|e| errors::state(&e))?;
+                let found = found.map_err(|e| node.read_error(target.group_id, &e))?;
                 SEARCH_SECONDS.took(begun.elapsed());
                 if filter.is_none() && node.recall.wants() {
                     let (query, hits) = (embedding.clone(), found.clone());
@@ -227,7 +254,7 @@ impl ShardApi {
     }
 
     /// Waits for a place among the reads that run.
-    async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
+    pub(super) async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {
@@ -260,11 +287,12 @@ impl ShardApi {
         let marks = self.node.digests(request.group_id).await;
         let marks = marks.ok_or_else(|| errors::unknown_group(request.group_id))?;
         let mark = |m: Mark| DigestMark { applied_index: m.applied, digest: m.digest.into() };
-        Ok(GetDigestsResponse { marks: marks.into_iter().map(mark).collect() })
+        let without_room = self.node.config.room.for_images().is_err();
+        Ok(GetDigestsResponse { marks: marks.into_iter().map(mark).collect(), without_room })
     }
 
     /// Refuses writes while too much waits for the graph: searches would slow down without end.
-    fn check_tail(&self, state: &ImageState, uid: u64) -> Answer<()> {
+    pub(super) fn check_tail(&self, state: &ImageState, uid: u64) -> Answer<()> {
         let (tail, limit) = (state.tail(uid), self.node.config.max_tail);
         if tail <= limit {
             return Ok(());
@@ -272,6 +300,34 @@ impl ShardApi {
         REFUSED.with(&["tail"]).inc();
         let message = format!("{tail} images wait for the graph and {limit} may: send more slowly");
         Err(ApiError::new(Reason::IndexBehind, message).with("tail", tail).with("limit", limit))
+    }
+}
+
+impl Node {
+    /// A read that met damage: another replica may answer it, and this one is built again from that.
+    pub(super) fn read_error(&self, group: GroupId, error: &StateError) -> ApiError {
+        let api = errors::state(error);
+        if api.reason == Reason::DataLoss && self.found_damaged(group, error) {
+            return ApiError::new(Reason::GroupUnavailable, format!("this replica is damaged: {error}"));
+        }
+        api
+    }
+
+    /// Refuses images while this node's disk, or those of so many others that no majority is left, are nearly full.
+    pub(super) fn check_room(&self, state: &GroupState) -> Answer<()> {
+        let refused = match self.config.room.for_images() {
+            Err(why) => why.to_string(),
+            Ok(()) => {
+                let full = self.without_room(&state.voters);
+                if (state.voters.len() - full.len()) * 2 > state.voters.len() || full.is_empty() {
+                    return Ok(());
+                }
+                let full: Vec<String> = full.iter().map(|node| format!("{node:x}")).collect();
+                format!("the disks of the nodes {} are nearly full: make room on them", full.join(", "))
+            }
+        };
+        REFUSED.with(&["disk"]).inc();
+        Err(ApiError::new(Reason::DiskFull, refused))
     }
 }
 
@@ -299,7 +355,7 @@ fn in_time(deadline: Deadline) -> Answer<()> {
 }
 
 /// Spares a follower the work of encoding what it cannot propose. The proposal itself is what is safe.
-fn check_leader(node: &Node, state: &GroupState) -> Answer<()> {
+pub(super) fn check_leader(node: &Node, state: &GroupState) -> Answer<()> {
     if state.role == Role::Leader {
         return Ok(());
     }

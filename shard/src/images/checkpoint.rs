@@ -1,19 +1,24 @@
-//! Checkpoints: an HNSW graph and the attribute index in the store, so that a restart need not build them again.
+//! Checkpoints: an HNSW graph and the attribute index in a file, so that a restart need not build them again.
 //!
-//! Chunks first, then a flush, then the manifest, then a flush, then the old chunks go: whatever moment the process
-//! dies at, the newest manifest names chunks that are all there. A damaged checkpoint costs a rebuild, never data.
+//! A file of their own and not the store, because they can be done without: a damaged checkpoint costs a rebuild, a damaged
+//! store costs the replica. It is written beside, synced and renamed: it is there whole or not at all.
+//!
+//! A file: eight bytes, of which the last is the version; the graph; the attribute index; the manifest, sealed; the
+//! manifest's length (4 bytes, little endian).
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
 use omma_proto::internal::v1::CheckpointManifest;
 
 use super::keys::RecordKey;
-use crate::format::{open, open_message, seal, seal_message};
+use crate::format::{open_message, seal_message};
 use crate::group::state_machine::StateError;
 use crate::index::Export;
-use crate::store::{Batch, Store, Table};
+use crate::store::Store;
 
-/// Bytes of a graph per stored value.
-const CHUNK: usize = 64 << 10;
-const CHUNKS_PER_BATCH: usize = 16;
+const MAGIC: &[u8; 8] = b"ommackp\x02";
 
 /// What a checkpoint covers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,134 +31,133 @@ pub(super) struct Covered {
     pub(super) generation: u64,
 }
 
-fn manifest_key(uid: u64) -> Vec<u8> {
-    [&uid.to_be_bytes()[..], b"m"].concat()
+fn path(folder: &Path, uid: u64) -> PathBuf {
+    folder.join(format!("{uid:016x}"))
 }
 
-/// What the chunks hold.
-#[derive(Clone, Copy)]
-enum Part {
-    Graph,
-    Attributes,
-}
-
-fn chunks_key(uid: u64, part: Part, generation: u64) -> Vec<u8> {
-    let letter = match part {
-        Part::Graph => b"c",
-        Part::Attributes => b"f",
-    };
-    [&uid.to_be_bytes()[..], letter, &generation.to_be_bytes()].concat()
-}
-
-fn chunk_key(uid: u64, part: Part, generation: u64, chunk: u32) -> Vec<u8> {
-    [&chunks_key(uid, part, generation)[..], &chunk.to_be_bytes()].concat()
-}
-
-/// Writes one part; returns how many chunks it has.
-fn write_part(table: &Table, uid: u64, part: Part, generation: u64, bytes: &[u8]) -> Result<u32, StateError> {
-    // Left behind by a process that died here.
-    table.remove_prefix(&chunks_key(uid, part, generation))?;
-    let mut chunks = 0;
-    for group in bytes.chunks(CHUNK * CHUNKS_PER_BATCH) {
-        let mut batch = Batch::default();
-        for bytes in group.chunks(CHUNK) {
-            batch.insert(chunk_key(uid, part, generation, chunks), seal(bytes));
-            chunks += 1;
-        }
-        table.apply(batch)?;
-    }
-    Ok(chunks)
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::File { path, source }
 }
 
 /// Writes a checkpoint after `previous`. Records up to its watermark are durable, too, when this returns.
 pub(super) fn write(
     store: &Store,
-    table: &Table,
+    folder: &Path,
     uid: u64,
     dimension: u32,
     export: &Export,
     attributes: &[u8],
     previous: Covered,
 ) -> Result<Covered, StateError> {
-    let generation = previous.generation + 1;
-    let chunks = write_part(table, uid, Part::Graph, generation, &export.bytes)?;
-    let attribute_chunks = write_part(table, uid, Part::Attributes, generation, attributes)?;
+    // A graph must not name records that a crash takes back.
     store.flush()?;
-
     let manifest = CheckpointManifest {
         collection_uid: uid,
-        generation,
+        generation: previous.generation + 1,
         watermark: export.watermark,
         graph_count: export.count as u64,
         bytes: export.bytes.len() as u64,
-        chunks,
+        chunks: 0,
         digest: blake3::hash(&export.bytes).as_bytes().to_vec().into(),
         dimension,
         attribute_bytes: attributes.len() as u64,
-        attribute_chunks,
+        attribute_chunks: 0,
         attribute_digest: blake3::hash(attributes).as_bytes().to_vec().into(),
     };
-    let mut batch = Batch::default();
-    batch.insert(manifest_key(uid), seal_message(&manifest));
-    table.apply(batch)?;
-    store.flush()?;
-    if previous.generation > 0 {
-        for part in [Part::Graph, Part::Attributes] {
-            table.remove_prefix(&chunks_key(uid, part, previous.generation))?;
-        }
+    let sealed = seal_message(&manifest);
+    let length = (sealed.len() as u32).to_le_bytes();
+    std::fs::create_dir_all(folder).map_err(at(folder))?;
+    let (path, temporary) = (path(folder, uid), folder.join("new"));
+    let parts = [&MAGIC[..], &export.bytes, attributes, &sealed, &length];
+    if let Err(error) = write_file(folder, &temporary, &path, &parts) {
+        // Half a checkpoint is good for nothing, and there may be no room to spare.
+        drop(std::fs::remove_file(&temporary));
+        return Err(at(&path)(error));
     }
-    Ok(Covered { watermark: export.watermark, count: export.count, generation })
+    Ok(Covered { watermark: export.watermark, count: export.count, generation: manifest.generation })
 }
 
-/// The newest checkpoint of a collection and the bytes of its graph; `None` if there is none.
-pub(super) fn read(table: &Table, uid: u64) -> Result<Option<(Covered, Vec<u8>)>, StateError> {
-    let Some(manifest) = manifest(table, uid)? else { return Ok(None) };
-    let CheckpointManifest { generation, bytes, chunks, ref digest, .. } = manifest;
-    let bytes = read_part(&chunks_key(uid, Part::Graph, generation), table, bytes, chunks, digest)?;
+fn write_file(folder: &Path, temporary: &Path, path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+    let mut file = File::create(temporary)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    file.sync_all()?;
+    std::fs::rename(temporary, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// A checkpoint as it was found.
+pub(super) struct Found {
+    pub(super) covered: Covered,
+    bytes: Vec<u8>,
+    manifest: CheckpointManifest,
+}
+
+/// The newest checkpoint of a collection; `None` if there is none.
+pub(super) fn read(folder: &Path, uid: u64) -> Result<Option<Found>, StateError> {
+    let path = path(folder, uid);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(at(&path)(e)),
+    };
+    let damaged = |reason: &str| damaged(&path, reason);
+    let body = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("it does not begin as a checkpoint of this version"))?;
+    let (body, length) = body.split_last_chunk::<4>().ok_or_else(|| damaged("it is too short"))?;
+    let parts = body.len().checked_sub(u32::from_le_bytes(*length) as usize);
+    let (parts, sealed) = body.split_at(parts.ok_or_else(|| damaged("its manifest is cut"))?);
+    let manifest: CheckpointManifest = open_message(&format!("manifest of {}", path.display()), sealed)?;
+    if parts.len() as u64 != manifest.bytes.saturating_add(manifest.attribute_bytes) || manifest.collection_uid != uid {
+        return Err(damaged("it has another length than its manifest says"));
+    }
     let covered = Covered {
         watermark: manifest.watermark,
         count: usize::try_from(manifest.graph_count).map_err(|_| damaged("its size is absurd"))?,
         generation: manifest.generation,
     };
-    Ok(Some((covered, bytes)))
-}
-
-/// The attribute index of that checkpoint; `None` if it was written without one.
-pub(super) fn read_attributes(table: &Table, uid: u64) -> Result<Option<Vec<u8>>, StateError> {
-    let Some(manifest) = manifest(table, uid)?.filter(|m| m.attribute_chunks > 0) else { return Ok(None) };
-    let CheckpointManifest { generation, attribute_bytes: bytes, attribute_chunks: chunks, .. } = manifest;
-    let key = chunks_key(uid, Part::Attributes, generation);
-    read_part(&key, table, bytes, chunks, &manifest.attribute_digest).map(Some)
-}
-
-fn manifest(table: &Table, uid: u64) -> Result<Option<CheckpointManifest>, StateError> {
-    table.get(manifest_key(uid))?.map(|value| open_message("checkpoint manifest", &value)).transpose()
-}
-
-fn damaged(reason: &str) -> StateError {
-    StateError::Damaged { what: "checkpoint".to_owned(), reason: reason.to_owned() }
-}
-
-fn read_part(prefix: &[u8], table: &Table, len: u64, chunks: u32, digest: &[u8]) -> Result<Vec<u8>, StateError> {
-    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(|_| damaged("its size is absurd"))?);
-    let mut found = 0;
-    for entry in table.prefix(prefix) {
-        bytes.extend_from_slice(open("checkpoint chunk", &entry?.1)?);
-        found += 1;
+    let found = Found { covered, bytes, manifest };
+    if blake3::hash(found.graph()).as_bytes()[..] != found.manifest.digest[..] {
+        return Err(damaged("the digest of its graph is wrong"));
     }
-    if found != chunks || bytes.len() as u64 != len {
-        return Err(damaged("chunks are missing"));
-    }
-    if blake3::hash(&bytes).as_bytes()[..] != digest[..] {
-        return Err(damaged("its digest is wrong"));
-    }
-    Ok(bytes)
+    Ok(Some(found))
 }
 
-/// Removes all of a collection's checkpoints.
-pub(super) fn remove(table: &Table, uid: u64) -> Result<(), StateError> {
-    table.remove_prefix(&uid.to_be_bytes())?;
-    Ok(())
+impl Found {
+    pub(super) fn graph(&self) -> &[u8] {
+        let end = MAGIC.len() + self.manifest.bytes as usize;
+        self.bytes.get(MAGIC.len()..end).unwrap_or_default()
+    }
+
+    /// The attribute index of that checkpoint.
+    pub(super) fn attributes(&self) -> Result<&[u8], StateError> {
+        let begin = MAGIC.len() + self.manifest.bytes as usize;
+        let bytes = self.bytes.get(begin..begin + self.manifest.attribute_bytes as usize).unwrap_or_default();
+        match blake3::hash(bytes).as_bytes()[..] == self.manifest.attribute_digest[..] {
+            true => Ok(bytes),
+            false => Err(damaged(Path::new("checkpoint"), "the digest of its attribute index is wrong")),
+        }
+    }
+}
+
+fn damaged(path: &Path, reason: &str) -> StateError {
+    StateError::Damaged { what: path.display().to_string(), reason: reason.to_owned() }
+}
+
+/// Removes a collection's checkpoint.
+pub(super) fn remove(folder: &Path, uid: u64) -> Result<(), StateError> {
+    let path = path(folder, uid);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(at(&path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes all checkpoints of a folder.
+pub(super) fn remove_all(folder: &Path) -> Result<(), StateError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(at(folder)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether `now` differs so much from what is covered that a new checkpoint is worth its cost: it is proportional to
@@ -172,43 +176,52 @@ mod tests {
         Export { bytes: (0..len).map(|i| i as u8).collect(), watermark, count: len / 100 }
     }
 
-    #[test]
-    fn the_newest_is_read_back_and_the_old_is_gone() {
-        let dir = tempfile::tempdir().unwrap();
+    fn store(dir: &tempfile::TempDir) -> (Store, PathBuf) {
         let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-        let table = store.table("graph").unwrap();
-        assert!(read(&table, 1).unwrap().is_none());
-        let (a, b) = (export(3_000_000, 5), export(200_000, 9));
-        let first = write(&store, &table, 1, 4, &a, b"attributes", Covered::default()).unwrap();
-        assert_eq!(read_attributes(&table, 1).unwrap().unwrap(), b"attributes");
-        assert_eq!(read(&table, 1).unwrap().unwrap(), (first, a.bytes));
-        let second = write(&store, &table, 1, 4, &b, &[], first).unwrap();
-        assert_eq!(read_attributes(&table, 1).unwrap(), None);
-        assert_eq!(second, Covered { watermark: 9, count: 2000, generation: 2 });
-        assert_eq!(read(&table, 1).unwrap().unwrap(), (second, b.bytes));
-        for part in [Part::Graph, Part::Attributes] {
-            assert_eq!(table.prefix(&chunks_key(1, part, 1)).count(), 0);
-        }
+        (store, dir.path().join("checkpoints"))
     }
 
     #[test]
-    fn damage_is_noticed() {
+    fn the_newest_is_read_back_and_the_old_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-        let table = store.table("graph").unwrap();
-        write(&store, &table, 1, 4, &export(200_000, 9), &[7; 100_000], Covered::default()).unwrap();
-        let cut = |part| {
-            let mut batch = Batch::default();
-            batch.remove(chunk_key(1, part, 1, 1));
-            table.apply(batch).unwrap();
+        let (store, folder) = store(&dir);
+        assert!(read(&folder, 1).unwrap().is_none());
+        let (a, b) = (export(3_000_000, 5), export(200_000, 9));
+        let first = write(&store, &folder, 1, 4, &a, b"attributes", Covered::default()).unwrap();
+        let found = read(&folder, 1).unwrap().unwrap();
+        assert_eq!(
+            (found.covered, found.graph(), found.attributes().unwrap()),
+            (first, &a.bytes[..], &b"attributes"[..])
+        );
+        let second = write(&store, &folder, 1, 4, &b, &[], first).unwrap();
+        assert_eq!(second, Covered { watermark: 9, count: 2000, generation: 2 });
+        let found = read(&folder, 1).unwrap().unwrap();
+        assert_eq!((found.covered, found.graph(), found.attributes().unwrap()), (second, &b.bytes[..], &[][..]));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+        remove(&folder, 1).unwrap();
+        remove(&folder, 1).unwrap();
+        assert!(read(&folder, 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn damage_is_noticed_wherever_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, folder) = store(&dir);
+        write(&store, &folder, 1, 4, &export(2_000, 9), &[7; 1_000], Covered::default()).unwrap();
+        let whole = std::fs::read(path(&folder, 1)).unwrap();
+        let tried = |bytes: &[u8]| {
+            std::fs::write(path(&folder, 1), bytes).unwrap();
+            read(&folder, 1).and_then(|found| found.unwrap().attributes().map(|a| a.len()))
         };
-        cut(Part::Attributes);
-        assert!(matches!(read_attributes(&table, 1), Err(StateError::Damaged { .. })));
-        assert!(read(&table, 1).unwrap().is_some());
-        cut(Part::Graph);
-        assert!(matches!(read(&table, 1), Err(StateError::Damaged { .. })));
-        remove(&table, 1).unwrap();
-        assert!(read(&table, 1).unwrap().is_none());
+        assert_eq!(tried(&whole).unwrap(), 1_000);
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x40;
+            assert!(matches!(tried(&flipped), Err(StateError::Damaged { .. })), "byte {at}");
+        }
+        for end in (0..whole.len()).step_by(97) {
+            assert!(matches!(tried(&whole[..end]), Err(StateError::Damaged { .. })), "cut at {end}");
+        }
     }
 
     #[test]

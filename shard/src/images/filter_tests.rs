@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use omma_common::topk::rank;
 use omma_proto::internal::v1::image_command::Command;
@@ -20,7 +19,6 @@ use crate::attributes::matches;
 use crate::attributes::tests::{attributes, filter};
 use crate::group::state_machine::StateMachine;
 use crate::index::dot;
-use crate::store::{Batch, Store};
 
 type Attributes = BTreeMap<String, AttributeValue>;
 
@@ -166,25 +164,20 @@ fn restarts_from_a_checkpoint_of_any_kind() {
         assert_eq!(found(5), sorted(of(5).collect()), "{what}");
     };
     expect("from the checkpoint");
-    let damage = |change: fn(Vec<u8>) -> Option<Vec<u8>>| {
-        let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-        let graphs = store.table("graphs.1.0").unwrap();
-        let (key, value) = graphs.prefix(&[&UID.to_be_bytes()[..], b"f"].concat()).next().unwrap().unwrap();
-        let mut batch = Batch::default();
-        match change(value.to_vec()) {
-            Some(changed) => batch.insert(&key, changed),
-            None => batch.remove(&key),
-        }
-        graphs.apply(batch).unwrap();
-        store.flush().unwrap();
+    let checkpoint = dir.path().join("checkpoints/1.0").join(format!("{UID:016x}"));
+    let bytes = std::fs::read(&checkpoint).unwrap();
+    let damage = |from_the_end: usize| {
+        let mut damaged = bytes.clone();
+        let at = damaged.len() - from_the_end;
+        damaged[at] ^= 1;
+        std::fs::write(&checkpoint, damaged).unwrap();
     };
-    damage(|mut value| {
-        value[9] ^= 1;
-        Some(value)
-    });
+    // The attribute index ends where the manifest begins.
+    let manifest = u32::from_le_bytes(*bytes.last_chunk::<4>().unwrap()) as usize;
+    damage(4 + manifest + 9);
     expect("from one with a damaged attribute index");
-    damage(|_| None);
-    expect("from one without attribute index");
+    damage(1);
+    expect("from one that is cut");
 }
 
 /// An image that always satisfies the filter is found whatever else about it changes; one that stops satisfying it is

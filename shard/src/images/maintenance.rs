@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,8 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         let stats = collection.index.stats();
         let covered = *collection.covered.lock();
         let keep_audit = collection.audit.lock().take_worth_keeping();
-        if keep_audit || checkpoint::is_due(covered, stats.graph, stats.watermark) {
+        let due = keep_audit || checkpoint::is_due(covered, stats.graph, stats.watermark);
+        if due && has_room(state, stats.memory_bytes as u64) {
             write_checkpoint(state, &contents, &collection)?;
         }
         // A graph that grows without a pause is audited beside, as far as that costs it little.
@@ -108,7 +110,7 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         for prefix in keys::contents(uid) {
             contents.table.remove_prefix(&prefix)?;
         }
-        checkpoint::remove(&contents.graphs, uid)?;
+        checkpoint::remove(&contents.checkpoints, uid)?;
         contents.collections.cleared(uid);
     }
     if busy {
@@ -119,6 +121,16 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         while Instant::now() < until && audit::step(&contents, collection, *watermark)? {}
     }
     Ok(if changed.is_empty() { Done::All } else { Done::Audited })
+}
+
+/// Whether a checkpoint may be written. A graph takes more in memory than in a file.
+fn has_room(state: &Inner, bytes: u64) -> bool {
+    let room = state.room.for_file(bytes);
+    let waited = state.checkpoints_wait.swap(room.is_err(), Ordering::Relaxed);
+    if let (Err(why), false) = (&room, waited) {
+        tracing::warn!(group = state.group, %why, "no checkpoints until there is room: a restart will take longer");
+    }
+    room.is_ok()
 }
 
 fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateError> {
@@ -151,7 +163,7 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
     let previous = *collection.covered.lock();
     let covered = checkpoint::write(
         &state.store,
-        &contents.graphs,
+        &contents.checkpoints,
         collection.uid,
         collection.dimension as u32,
         &export,

@@ -9,6 +9,7 @@ mod audit;
 mod checkpoint;
 mod collection;
 pub mod command;
+mod cut;
 mod digest;
 pub mod digests;
 mod keys;
@@ -22,6 +23,7 @@ mod records;
 mod snapshot;
 mod state;
 
+pub use cut::{CutPage, NewCut};
 pub use query::{ImageHit, Stored};
 pub use state::{ImageState, ImagesConfig, InUse, StateStats};
 

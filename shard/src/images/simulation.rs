@@ -18,6 +18,7 @@ use super::command::encode;
 use super::{ImageState, ImagesConfig};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateMachine};
 use crate::index::Storage;
+use crate::room::Room;
 use crate::store::Store;
 
 const UID: u64 = 7;
@@ -91,7 +92,7 @@ struct Replica {
 impl Replica {
     fn open(folder: PathBuf) -> Self {
         let store = Store::open(&folder, 16 << 20, NEVER).unwrap();
-        let config = ImagesConfig { storage: Storage::F16, index_threads: 1 };
+        let config = ImagesConfig { storage: Storage::F16, index_threads: 1, room: Room::new(&folder, 0) };
         Self { state: ImageState::open(store, 1, &config).unwrap(), folder }
     }
 

@@ -1,6 +1,6 @@
 //! The state machine itself: commands in, outcomes out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use omma_common::ids::GroupId;
 use parking_lot::{Mutex, RwLock};
 
 use super::collection::IndexOptions;
+use super::cut::Cuts;
 use super::digest::Digest;
 use super::digests::{self, Mark};
 use super::keys;
@@ -20,6 +21,7 @@ use super::snapshot;
 use crate::format::{open, seal};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
 use crate::index::Storage;
+use crate::room::Room;
 use crate::store::Store;
 
 /// Old generations that may still be there at a start. Readers kept each of them for longer than an install waits.
@@ -32,6 +34,8 @@ pub struct ImagesConfig {
     pub storage: Storage,
     /// Threads that may search and build one collection's graph at once.
     pub index_threads: usize,
+    /// For checkpoints.
+    pub room: Room,
 }
 
 /// One replica's images.
@@ -44,12 +48,17 @@ pub struct ImageState {
 pub(super) struct Inner {
     pub(super) group: GroupId,
     pub(super) store: Store,
+    pub(super) room: Room,
+    /// Whether checkpoints wait for room.
+    pub(super) checkpoints_wait: AtomicBool,
     options: IndexOptions,
     contents: RwLock<Arc<Contents>>,
     /// When this process last wrote a checkpoint.
     pub(super) checkpointed: Mutex<Option<Instant>>,
     /// Records so far of a snapshot that is being installed.
     received: AtomicU64,
+    /// Of backups under way.
+    cuts: Cuts,
 }
 
 /// Tells when nobody uses a state any more.
@@ -105,10 +114,13 @@ impl ImageState {
         let inner = Arc::new(Inner {
             group,
             store,
+            room: config.room.clone(),
+            checkpoints_wait: AtomicBool::new(false),
             options,
             contents: RwLock::new(Arc::new(contents)),
             checkpointed: Mutex::default(),
             received: AtomicU64::new(0),
+            cuts: Cuts::default(),
         });
         let maintenance = Arc::new(Maintenance::start(inner.clone())?);
         Ok(Self { inner, _maintenance: maintenance })
@@ -116,6 +128,10 @@ impl ImageState {
 
     pub(super) fn contents(&self) -> Arc<Contents> {
         self.inner.contents()
+    }
+
+    pub(super) fn cuts(&self) -> &Cuts {
+        &self.inner.cuts
     }
 
     /// To wait until all clones, and what they are doing, are gone.
@@ -236,6 +252,7 @@ impl StateMachine for ImageState {
 
         // New records enter the index before the table, old ones leave it after: a search that meets neither the old
         // nor the new record of an image knows that it raced with this, and looks again.
+        self.inner.cuts.keep_removed(&contents, &index)?;
         insert_into_indexes(&contents, &index, settled)?;
         contents.table.apply(batch)?;
         contents.applied.store(last, Ordering::Release);

@@ -18,6 +18,7 @@ use super::recall::{Answered, Recall};
 use super::{ImageState, ImagesConfig, keys, offline};
 use crate::group::state_machine::{Committed, StateError, StateMachine};
 use crate::index::{Storage, dot};
+use crate::room::Room;
 use crate::store::Store;
 
 pub(super) const DIMENSION: usize = 16;
@@ -31,7 +32,12 @@ pub(super) fn seed() -> u64 {
 
 pub(super) fn open(dir: &TempDir) -> ImageState {
     let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-    ImageState::open(store, 1, &ImagesConfig { storage: Storage::F16, index_threads: 2 }).unwrap()
+    ImageState::open(
+        store,
+        1,
+        &ImagesConfig { storage: Storage::F16, index_threads: 2, room: Room::new(dir.path(), 0) },
+    )
+    .unwrap()
 }
 
 pub(super) fn unit(rng: &mut StdRng) -> Vec<f32> {
@@ -267,16 +273,10 @@ fn restarts_from_a_checkpoint_and_from_a_damaged_one() {
     expect_all(&state);
     drop(state);
 
-    let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-    let graphs = store.table("graphs.1.0").unwrap();
-    let (key, mut value) =
-        graphs.prefix(b"").next().map(|e| e.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).unwrap();
-    value[100] ^= 1;
-    let mut batch = crate::store::Batch::default();
-    batch.insert(key, value);
-    graphs.apply(batch).unwrap();
-    store.flush().unwrap();
-    drop((graphs, store));
+    let checkpoint = dir.path().join("checkpoints/1.0").join(format!("{UID:016x}"));
+    let mut bytes = std::fs::read(&checkpoint).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&checkpoint, bytes).unwrap();
     let state = open(&dir);
     until("the graph is built again", || (state.stats().tail, state.stats().graph) == (0, 3_999));
     expect_all(&state);

@@ -144,6 +144,14 @@ impl Node {
         false
     }
 
+    /// Gives a copy up: its replica stops, and is begun again when what is stored of it is removed.
+    pub(super) async fn abandon(&self, group: GroupId) -> Result<(), NodeError> {
+        let held = self.held.clone();
+        blocking(move || held.write(group, Some(Copy::Leaving))).await?;
+        self.stop_shard(group).await;
+        Ok(())
+    }
+
     async fn stop_shard(&self, group: GroupId) {
         let shard = self.shards.write().remove(&group);
         self.host.stop(group).await;
