@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attributes;
+mod backup;
 mod call;
 mod cluster;
 mod collections;

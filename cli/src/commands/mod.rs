@@ -16,7 +16,7 @@ use omma_client::Omma;
 use crate::args::{Cli, Command, Global};
 use crate::exit::CliError;
 use crate::output::Output;
-use crate::{demo, processes, runtime_library};
+use crate::{backup, demo, processes, runtime_library};
 
 /// What every command is given.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Search(args) => search::run(&context, args).await,
         Command::Get(args) => get::run(&context, args).await,
         Command::Delete(args) => delete::run(&context, args).await,
+        Command::Backup(args) => backup::run(&context, args).await,
+        Command::Restore(args) => backup::run_restore(&context, args).await,
         Command::Status => status::run(&context).await,
         Command::Cluster(command) => cluster::run(&context, command).await,
         Command::Collection(command) => collection::run(&context, command).await,

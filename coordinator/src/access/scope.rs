@@ -47,6 +47,9 @@ about! {
     DeleteImagesRequest: collection,
     SearchRequest: collection,
     BatchSearchRequest: collection,
+    BeginBackupRequest: collection,
+    ReadBackupRequest: collection,
+    RestoreImagesRequest: collection,
 }
 
 impl Scoped for pb::ListCollectionsRequest {
