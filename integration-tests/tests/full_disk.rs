@@ -119,6 +119,7 @@ async fn nearly_full_refuses_images_and_recovers() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow; see CONTRIBUTING.md"]
 async fn a_disk_that_is_full_before_anybody_looks_costs_nothing_acknowledged() -> Result<()> {
     if !can_mount() {
         return Ok(());
@@ -150,6 +151,7 @@ async fn a_disk_that_is_full_before_anybody_looks_costs_nothing_acknowledged() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow; see CONTRIBUTING.md"]
 async fn a_follower_without_room_lags_and_catches_up() -> Result<()> {
     if !can_mount() {
         return Ok(());

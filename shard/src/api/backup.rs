@@ -5,7 +5,8 @@ use omma_common::error::ApiError;
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::*;
 
-use super::shard::{Answer, ShardApi, check_leader};
+use super::checks::check_leader;
+use super::shard::{Answer, ShardApi};
 use crate::group::Barrier;
 use crate::images::command::RECORDS_PER_COMMAND;
 use crate::node::blocking;

@@ -2,6 +2,7 @@
 
 mod access;
 mod backup;
+mod checks;
 mod errors;
 mod metadata;
 mod placement;

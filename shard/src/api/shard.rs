@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
-use omma_common::ids::GroupId;
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
@@ -18,10 +17,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
+use super::checks::check_leader;
 use super::{errors, put};
 use crate::encoder::Line;
-use crate::group::state_machine::StateError;
-use crate::group::{Barrier, GroupError, GroupState, Role};
+use crate::group::{Barrier, GroupError};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
 use crate::images::digests::Mark;
 use crate::images::recall::Answered;
@@ -303,34 +302,6 @@ impl ShardApi {
     }
 }
 
-impl Node {
-    /// A read that met damage: another replica may answer it, and this one is built again from that.
-    pub(super) fn read_error(&self, group: GroupId, error: &StateError) -> ApiError {
-        let api = errors::state(error);
-        if api.reason == Reason::DataLoss && self.found_damaged(group, error) {
-            return ApiError::new(Reason::GroupUnavailable, format!("this replica is damaged: {error}"));
-        }
-        api
-    }
-
-    /// Refuses images while this node's disk, or those of so many others that no majority is left, are nearly full.
-    pub(super) fn check_room(&self, state: &GroupState) -> Answer<()> {
-        let refused = match self.config.room.for_images() {
-            Err(why) => why.to_string(),
-            Ok(()) => {
-                let full = self.without_room(&state.voters);
-                if (state.voters.len() - full.len()) * 2 > state.voters.len() || full.is_empty() {
-                    return Ok(());
-                }
-                let full: Vec<String> = full.iter().map(|node| format!("{node:x}")).collect();
-                format!("the disks of the nodes {} are nearly full: make room on them", full.join(", "))
-            }
-        };
-        REFUSED.with(&["disk"]).inc();
-        Err(ApiError::new(Reason::DiskFull, refused))
-    }
-}
-
 /// What is left of the largest message.
 struct Room(usize);
 
@@ -352,21 +323,6 @@ impl Room {
 fn in_time(deadline: Deadline) -> Answer<()> {
     let late = || ApiError::new(Reason::DeadlineExceeded, "the deadline passed before the read was done");
     if deadline.passed() { Err(late()) } else { Ok(()) }
-}
-
-/// Spares a follower the work of encoding what it cannot propose. The proposal itself is what is safe.
-pub(super) fn check_leader(node: &Node, state: &GroupState) -> Answer<()> {
-    if state.role == Role::Leader {
-        return Ok(());
-    }
-    let mut error = ApiError::new(Reason::NotLeader, format!("this node does not lead group {}", state.group));
-    if let Some(leader) = state.leader {
-        error = error.with("leader_node_id", leader);
-        if let Some(address) = node.addresses.get(leader) {
-            error = error.with("leader_address", address);
-        }
-    }
-    Err(error)
 }
 
 fn barrier(consistency: i32, min_applied_index: u64) -> Barrier {

@@ -114,7 +114,11 @@ impl GroupHost {
 
     async fn start_new(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
         let fatal = |reason: String| GroupError::Fatal { group, reason };
-        let mut log = self.log_of(group).await?;
+        let mut log = self.log_of(group).await.inspect_err(|error| {
+            if let GroupError::Damaged(found) = error {
+                self.log.damage.log(found);
+            }
+        })?;
         let promised = log.read_vote().await.map_err(|e| fatal(e.to_string()))?.is_some();
         let machine =
             Machine::new(group, state.clone(), self.log.damage.clone()).await.map_err(|e| fatal(e.to_string()))?;

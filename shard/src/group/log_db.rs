@@ -65,11 +65,7 @@ impl LogDb {
     /// What is stored of `group`'s log. Blocks.
     pub(super) fn load(&self, group: GroupId) -> Result<Loaded, GroupError> {
         let table = self.table.lock().clone().ok_or(GroupError::Stopped(group))?;
-        let loaded = load(&table, group);
-        if let Err(GroupError::Damaged(found)) = &loaded {
-            self.damage.log(found);
-        }
-        loaded
+        load(&table, group)
     }
 
     /// What can be told of a log that is damaged, to erase it: its vote, and a last entry that is none before the one it

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 const HEADER: usize = 8;
 const CRC: usize = 4;
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
 /// sled stores its checksums so, that they are never those of nothing.
 const MASK: u32 = 0xAF;
 
@@ -66,13 +68,20 @@ fn check_log(path: &PathBuf, newest: bool) -> io::Result<()> {
             (true, _) if newest => return Ok(()),
             (true, _) => return Err(damaged(at, "a frame is cut off")),
             (false, true) => {}
-            // A file system may have made the file longer before it wrote what belongs there.
-            (false, false) if is_last && frame.ends_with(&[0; CRC]) => return Ok(()),
+            (false, false) if is_last && looks_torn(&frame, at) => return Ok(()),
             (false, false) => return Err(damaged(at, "the checksum of a frame is wrong")),
         }
         at += frame.len() as u64;
     }
     Ok(())
+}
+
+/// Whether part of a frame at byte `at` was never written: a file system may make a file longer before it writes what
+/// belongs there, and in any order. What is compressed has no such stretches of zeros.
+pub(super) fn looks_torn(frame: &[u8], at: u64) -> bool {
+    let to_sector = (SECTOR - (at as usize % SECTOR)) % SECTOR;
+    let sectors = frame.get(to_sector..).unwrap_or_default().chunks_exact(SECTOR);
+    frame.ends_with(&[0; CRC]) || sectors.into_iter().any(|sector| sector.iter().all(|byte| *byte == 0))
 }
 
 /// Bytes of the frame that begins with `header`; `None` if that is damaged.

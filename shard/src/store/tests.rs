@@ -165,6 +165,8 @@ fn a_log_whose_last_write_was_cut_off_is_no_damage_but_a_hole_is() {
     zeros.extend([0; 64]);
     std::fs::write(&log, &zeros).unwrap();
     frames::check(&left).unwrap();
+    assert!(!frames::looks_torn(&whole, 0) && frames::looks_torn(&[&[1; 100][..], &[0; 512], &[1; 9]].concat(), 412));
+    assert!(!frames::looks_torn(&[&[1; 100][..], &[0; 512], &[1; 9]].concat(), 0), "not one sector");
     let mut hole = whole.clone();
     hole[20..40].fill(0);
     std::fs::write(&log, &hole).unwrap();
