@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{certs, cluster, collection, delete, get, index, keys, search, serve};
+use crate::commands::{bench, certs, cluster, collection, delete, get, index, keys, search, serve};
 use crate::exit::EXIT_CODES;
 use crate::{backup, demo};
 
@@ -73,6 +73,9 @@ pub(crate) enum Command {
     /// Create, show, list and delete collections
     #[command(subcommand)]
     Collection(collection::CollectionCommand),
+    /// Measure a cluster: how fast it stores and searches, and how much of the exact answer it finds
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Make API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),

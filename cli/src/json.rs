@@ -4,8 +4,8 @@
 use omma_client::ClientError;
 use omma_client::proto::{
     Agreement, AttributeValue, Collection, Coverage, EncoderStatus, GetClusterStatusResponse, GroupStatus, Hit, Image,
-    Move, MovePhase, MoveReason, NodeState, NodeStatus, ReplicaRole, ReplicaStatus, SearchResponse, SearchTimings,
-    VectorSpace, attribute_value::Kind,
+    Move, MovePhase, MoveReason, NodeState, NodeStatus, Quantization, ReplicaRole, ReplicaStatus, SearchResponse,
+    SearchTimings, VectorSpace, attribute_value::Kind,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -31,7 +31,16 @@ pub(crate) fn collection(c: &Collection) -> Value {
         "vector_space": vector_space(c.vector_space.as_ref()),
         "create_time": timestamp(c.create_time.as_ref()),
         "image_count": c.image_count,
+        "quantization": quantization(c.quantization()),
     })
+}
+
+/// "f16"; null if it was left to the shard nodes.
+fn quantization(kind: Quantization) -> Value {
+    match kind {
+        Quantization::Unspecified => Value::Null,
+        kind => json!(kind.as_str_name().trim_start_matches("QUANTIZATION_").to_lowercase()),
+    }
 }
 
 pub(crate) fn attribute(value: &AttributeValue) -> Value {

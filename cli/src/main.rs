@@ -4,6 +4,7 @@
 
 mod args;
 mod backup;
+mod bench;
 mod commands;
 mod demo;
 mod drawing;

@@ -56,6 +56,7 @@ fn help_names_commands_and_exit_codes() {
         "status",
         "collection",
         "cluster",
+        "bench",
         "keys",
         "certs",
         "Exit codes",

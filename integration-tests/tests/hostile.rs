@@ -15,8 +15,8 @@ use omma_integration_tests::refusal::Refusal;
 use omma_proto::v1::query::Target;
 
 const COLLECTION: &str = "hostile";
-/// For one file; generous, as tests run in the dev profile on a busy machine. The longest is printed.
-const MOST_TIME: Duration = Duration::from_secs(5);
+/// For one file. The longest is printed.
+const MOST_TIME: Duration = Duration::from_secs(1);
 /// Peak resident memory of the shard node.
 const MOST_MEMORY: u64 = 2 << 30;
 /// Valid pictures in formats that Omma does not take.

@@ -8,8 +8,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use omma_shard::images::{ImageState, ImagesConfig, offline};
-use omma_shard::index::Storage;
-use omma_shard::room::Room;
 use omma_shard::store::Store;
 
 const CACHE_BYTES: usize = 512 << 20;
@@ -21,9 +19,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: restart_cost STATE_FOLDER GROUP [--rebuild]".into());
     };
     let group = group.parse()?;
-    let threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
-    let config =
-        ImagesConfig { storage: Storage::default(), index_threads: threads, room: Room::new(Path::new(folder), 0) };
 
     let begin = Instant::now();
     let store = Store::open(Path::new(folder), CACHE_BYTES, FLUSH_EVERY)?;
@@ -36,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("reading the {} MiB of its checkpoints: {:.2?}", bytes >> 20, begin.elapsed());
     }
     let begin = Instant::now();
-    let state = ImageState::open(store, group, &config)?;
+    let state = ImageState::open(store, group, &ImagesConfig::default())?;
     println!("opening the state until it can be searched: {:.2?}", begin.elapsed());
     while state.stats().tail > 0 {
         std::thread::sleep(Duration::from_millis(20));

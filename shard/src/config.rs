@@ -11,7 +11,7 @@ use omma_common::tls::{PeerTls, Plaintext};
 use crate::encoder::{Device, EncoderConfig, ModelSource};
 use crate::group::RaftTimings;
 use crate::images::ImagesConfig;
-use crate::index::Storage;
+use crate::index::{DEFAULT_EXPANSION_SEARCH, Storage};
 use crate::room::Room;
 
 /// Flags of a shard node.
@@ -57,6 +57,11 @@ pub struct ShardArgs {
     /// Numbers in the HNSW graph: f32, f16, bf16 or i8. Hits are always ranked by f32.
     #[arg(long, default_value = "f16")]
     pub graph_storage: Storage,
+    /// Candidates that a search of an HNSW graph keeps (its ef): more find more, and take longer. A query for more hits
+    /// keeps as many as those.
+    #[arg(long, default_value_t = DEFAULT_EXPANSION_SEARCH as u32, value_name = "CANDIDATES",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub graph_candidates: u32,
     /// Images per collection and group that may wait for the graph before writes are refused.
     #[arg(long, default_value_t = 100_000, value_name = "IMAGES")]
     pub max_tail: usize,
@@ -206,7 +211,12 @@ impl ShardArgs {
             plaintext: self.peer_tls.plaintext(),
             connections: self.connections.limits(),
             raft,
-            images: ImagesConfig { storage: self.graph_storage, index_threads: cores() + 1, room },
+            images: ImagesConfig {
+                storage: self.graph_storage,
+                index_threads: cores() + 1,
+                expansion_search: self.graph_candidates as usize,
+                room,
+            },
             max_tail: self.max_tail,
             cache_bytes: self.cache_mib << 20,
             encoder: self.encoder.config(),

@@ -36,6 +36,9 @@ pub(crate) struct Manifest {
     pub(crate) collection: String,
     pub(crate) vector_space: String,
     pub(crate) dimension: u32,
+    /// By its name in the protocol.
+    #[serde(default)]
+    pub(crate) quantization: String,
     pub(crate) images: u64,
     /// Of all images, whatever group they are in.
     pub(crate) digest: String,
@@ -98,6 +101,7 @@ mod tests {
             collection: "a".into(),
             vector_space: "s".into(),
             dimension: 4,
+            quantization: String::new(),
             images: 7,
             digest: "00".into(),
             groups: Vec::new(),

@@ -64,7 +64,8 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<(), CliEr
     groups.iter().for_each(|group| digest.join(&group.digest));
     let images = groups.iter().map(|group| group.images).sum();
     let (vector_space, dimension, digest) = (space.id, space.dimension, digest.to_hex());
-    let whole = Manifest { format: FORMAT, collection, vector_space, dimension, images, digest, groups };
+    let quantization = entry.quantization().as_str_name().to_owned();
+    let whole = Manifest { format: FORMAT, collection, vector_space, dimension, quantization, images, digest, groups };
     manifest::write(&manifest::path(&to), &whole)?;
     context.output.result(
         || {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use futures::{TryStreamExt, stream};
-use omma_client::Omma;
-use omma_client::proto::{BackupImage, VectorSpace};
+use omma_client::proto::{BackupImage, Quantization, VectorSpace};
+use omma_client::{CollectionOptions, Omma};
 use omma_common::error::Reason;
 use prost::Message;
 use serde_json::json;
@@ -70,7 +70,9 @@ pub(crate) async fn run(context: &Context, args: RestoreArgs) -> Result<(), CliE
 /// Makes the collection; returns whether it was there, as an interrupted restore leaves it.
 async fn prepare(omma: &Omma, name: &str, manifest: &Manifest) -> Result<bool, CliError> {
     let space = VectorSpace { id: manifest.vector_space.clone(), dimension: manifest.dimension };
-    match omma.create_collection(name, Some(space.clone())).await {
+    let quantization = Quantization::from_str_name(&manifest.quantization).unwrap_or_default();
+    let options = CollectionOptions { vector_space: Some(space.clone()), quantization };
+    match omma.create_collection_with(name, options).await {
         Ok(_) => Ok(false),
         Err(error) if error.reason() == Some(Reason::CollectionExists) => {
             let there = omma.get_collection(name).await?;

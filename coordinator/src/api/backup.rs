@@ -216,8 +216,8 @@ mod tests {
             embedding: vector::to_bytes(values).to_vec(),
             ..Default::default()
         };
-        let kept = record("images[0]", &image(&[0.6, 0.800_000_07]), 2).unwrap();
-        assert_eq!(kept.embedding, vector::to_bytes(&[0.6, 0.800_000_07]));
+        let kept = record("images[0]", &image(&[0.6, 0.800_01]), 2).unwrap();
+        assert_eq!(kept.embedding, vector::to_bytes(&[0.6, 0.800_01]));
         for bad in [&[0.6, 0.9][..], &[1.0], &[f32::NAN, 1.0], &[0.0, 0.0]] {
             assert_eq!(record("images[0]", &image(bad), 2).unwrap_err().reason, Reason::InvalidEmbedding, "{bad:?}");
         }

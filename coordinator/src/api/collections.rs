@@ -86,6 +86,7 @@ async fn create(
     let name = request.name;
     validate::collection_name("name", &name)?;
     validate::request_id(&request.request_id)?;
+    validate::quantization(request.quantization)?;
     let encoder_space = coordinator.routing.map().await?.encoder_space.clone();
     let vector_space = match request.vector_space {
         Some(space) => {
@@ -102,6 +103,7 @@ async fn create(
         vector_space: Some(vector_space),
         create_time: Some(create_time),
         request_id: request_id_or_new(&request.request_id),
+        quantization: request.quantization,
     });
     match propose(&coordinator, command, deadline).await? {
         Proposed::Refused(refusal) => Err(refused(refusal, &name)),

@@ -93,6 +93,7 @@ impl Collection {
             dimension: self.dimension() as u32,
             vector_space_id: self.space_id().to_owned(),
             epoch,
+            quantization: self.entry.quantization,
         }
     }
 }

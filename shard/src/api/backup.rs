@@ -61,7 +61,11 @@ impl ShardApi {
         if request.records.len() > RECORDS_PER_COMMAND {
             return Err(ApiError::field("records", format!("are more than {RECORDS_PER_COMMAND}")));
         }
-        let command = Command::Put(PutRecords { dimension: target.dimension, records: request.records });
+        let command = Command::Put(PutRecords {
+            dimension: target.dimension,
+            records: request.records,
+            quantization: target.quantization,
+        });
         let (_, applied_index) =
             self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?;
         Ok(ImportRecordsResponse { applied_index })

@@ -2,6 +2,7 @@
 
 mod access;
 mod backup;
+mod beat;
 mod checks;
 mod errors;
 mod metadata;

@@ -11,6 +11,7 @@ use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::shard_service_server::ShardService;
 use omma_proto::internal::v1::*;
+use omma_proto::v1::new_image::Content;
 use omma_proto::v1::{Consistency, Filter, PutResult};
 use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,7 +19,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::checks::check_leader;
-use super::{errors, put};
+use super::{beat, errors, put};
 use crate::encoder::Line;
 use crate::group::{Barrier, GroupError};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
@@ -140,13 +141,21 @@ impl ShardApi {
         }
         let ids: Vec<String> = request.images.iter().map(|i| i.id.clone()).collect();
         let line = Line { client: request.client, urgent: false };
+        let encodes = request.images.iter().any(|i| matches!(i.content, Some(Content::Picture(_))));
         let prepared = put::prepare(&self.node, &shard.state, &target, request.images, line, deadline).await?;
+        if encodes {
+            beat::next(self.node.encoder.backlog(line), deadline).await;
+        }
         let records: Vec<PutRecord> = prepared.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
         let sent = records.len();
         let (outcome, applied_index) = match sent {
             0 => (ImageOutcome::default(), shard.replica.status().applied),
             _ => {
-                let command = Command::Put(PutRecords { dimension: target.dimension, records });
+                let command = Command::Put(PutRecords {
+                    dimension: target.dimension,
+                    records,
+                    quantization: target.quantization,
+                });
                 self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?
             }
         };

@@ -212,6 +212,11 @@ impl Pipeline {
         }
     }
 
+    /// How long what waits in `line` keeps the pools busy.
+    pub(super) fn backlog(&self, line: Line) -> Duration {
+        self.shared.pace.wait(self.shared.to_decode.waiting(line))
+    }
+
     pub(super) async fn encode(&self, picture: Bytes, line: Line, deadline: Deadline) -> Result<Encoded, EncoderError> {
         let encoded = self.encode_now(picture, line, deadline).await;
         match &encoded {

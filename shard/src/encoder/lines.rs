@@ -76,6 +76,11 @@ impl<T> Lines<T> {
         state.lines.iter().map(|(other, entries)| entries.len().min(if *other == line { own } else { own + 1 })).sum()
     }
 
+    /// How many entries are in `line`.
+    pub(super) fn waiting(&self, line: Line) -> usize {
+        self.state.lock().lines.get(&line).map_or(0, VecDeque::len)
+    }
+
     /// Takes the last entry of the longest line, if that is longer than `line`: what has to go so that `line` gets its
     /// share.
     pub(super) fn shed(&self, line: Line) -> Option<T> {
@@ -118,6 +123,7 @@ mod tests {
         let lines = Lines::new();
         (0..4).for_each(|n| lines.push(line(1), (1, n)));
         assert_eq!((lines.ahead(line(1)), lines.ahead(line(2))), (4, 1));
+        assert_eq!((lines.waiting(line(1)), lines.waiting(line(2))), (4, 0));
         lines.push(line(2), (2, 0));
         lines.push(line(3), (3, 0));
         assert_eq!((lines.ahead(line(1)), lines.ahead(line(2)), lines.ahead(line(4))), (6, 4, 3));

@@ -176,6 +176,11 @@ impl Encoder {
         self.0.pipeline.counters()
     }
 
+    /// How long the pictures that wait in `line` will keep the encoder busy, about.
+    pub fn backlog(&self, line: Line) -> Duration {
+        self.0.pipeline.backlog(line)
+    }
+
     /// The embedding of `picture`, whose format is told from its bytes. It waits in `line`. Dropping the future gives
     /// the work up.
     ///

@@ -43,7 +43,8 @@ impl RaftTimings {
         Self {
             // Also what a heartbeat's answer may take.
             heartbeat: (longest / 5).min(Duration::from_millis(100)),
-            election_min: longest / 2,
+            // Most of the gap after a leader's death is this draw: only who has the longest log is elected.
+            election_min: longest / 4,
             election_max: longest,
             snapshot_every: 5_000,
             keep_logs: 4_000,

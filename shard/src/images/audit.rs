@@ -43,6 +43,12 @@ impl Audit {
     }
 }
 
+/// Whether an audit is under way, or the graph has changed since the last one.
+pub(super) fn is_due(collection: &Collection, watermark: RecordKey) -> bool {
+    let audit = collection.audit.lock();
+    audit.next != 0 || watermark > audit.passed
+}
+
 /// Looks at a few records of a graph that has changed since its last audit; false if it has not.
 pub(super) fn step(contents: &Contents, collection: &Collection, watermark: RecordKey) -> Result<bool, StateError> {
     let mut audit = collection.audit.lock();

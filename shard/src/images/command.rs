@@ -66,7 +66,7 @@ mod tests {
             attributes: [("k".to_owned(), AttributeValue::default())].into(),
         };
         change(&mut record);
-        fingerprint(&Command::Put(PutRecords { dimension: 1, records: vec![record] }))
+        fingerprint(&Command::Put(PutRecords { dimension: 1, records: vec![record], ..PutRecords::default() }))
     }
 
     #[test]

@@ -216,7 +216,7 @@ mod tests {
     fn put(rng: &mut StdRng, n: u64) -> Command {
         let embedding = vector::to_bytes(&unit(rng));
         let record = PutRecord { id: format!("i{n}"), embedding, ..PutRecord::default() };
-        Command::Put(PutRecords { dimension: DIMENSION as u32, records: vec![record] })
+        Command::Put(PutRecords { dimension: DIMENSION as u32, records: vec![record], ..PutRecords::default() })
     }
 
     fn read_all(state: &ImageState, cut: &NewCut, budget: usize) -> Result<Vec<PutRecord>, StateError> {

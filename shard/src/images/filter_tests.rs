@@ -31,7 +31,8 @@ fn put(items: &[(String, Vec<f32>, Attributes)]) -> Command {
         attributes: attributes.clone(),
         ..PutRecord::default()
     };
-    Command::Put(PutRecords { dimension: DIMENSION as u32, records: items.iter().map(record).collect() })
+    let records = items.iter().map(record).collect();
+    Command::Put(PutRecords { dimension: DIMENSION as u32, records, ..PutRecords::default() })
 }
 
 /// A random history, and what it should lead to.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::collection::Collection;
 use super::keys;
+use super::leisure::Stretch;
 use super::open::Contents;
 use super::records::embeddings_from;
 use super::state::Inner;
@@ -21,8 +22,8 @@ use crate::store::Batch;
 const DRAIN: usize = 256;
 /// Wait when there was nothing to do. The tail is searched exactly meanwhile, so nobody sees this.
 const IDLE: Duration = Duration::from_millis(50);
-/// How long graphs are audited at a stretch when there is nothing else to do, and the wait after it: half of a core, for
-/// as long as there is something that was not audited since its graph has changed.
+/// How long graphs are audited at a stretch, for as long as there is something that was not audited since its graph has
+/// changed.
 const AUDIT: Duration = Duration::from_millis(20);
 /// Wait after a failure, so that a full disk is not hammered.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -37,12 +38,12 @@ impl Maintenance {
     pub(super) fn start(state: Arc<Inner>) -> Result<Self, StateError> {
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name(format!("images-{}", state.group)).spawn(move || {
-            let mut wait = Duration::ZERO;
+            let (mut wait, mut audits) = (Duration::ZERO, Instant::now());
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
                 // Its locks are not poisoned by a panic, and what it builds is lost with it: it may try again.
-                wait = match catch_unwind(AssertUnwindSafe(|| round(&state))) {
+                wait = match catch_unwind(AssertUnwindSafe(|| round(&state, &mut audits))) {
                     Ok(Ok(Done::More)) => Duration::ZERO,
-                    Ok(Ok(Done::Audited)) => AUDIT,
+                    Ok(Ok(Done::Audited)) => audits.saturating_duration_since(Instant::now()).min(IDLE),
                     Ok(Ok(Done::All)) => IDLE,
                     Ok(Err(error)) => {
                         tracing::error!(group = state.group, %error, "maintenance failed; trying again");
@@ -74,13 +75,13 @@ impl Drop for Maintenance {
 enum Done {
     /// There is more to do at once.
     More,
-    /// All that is urgent is done; an audit is under way.
+    /// All that is urgent is done; an audit is under way, or rests.
     Audited,
     All,
 }
 
-/// One round over all collections.
-fn round(state: &Inner) -> Result<Done, StateError> {
+/// One round over all collections. `audits`: not before then.
+fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
     let contents = state.contents();
     // Until then keys may still arrive out of order, which a checkpoint's watermark could not express.
     if !contents.is_settled() {
@@ -101,8 +102,7 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         if due && has_room(state, stats.memory_bytes as u64) {
             write_checkpoint(state, &contents, &collection)?;
         }
-        // A graph that grows without a pause is audited beside, as far as that costs it little.
-        if audit::step(&contents, &collection, stats.watermark)? {
+        if audit::is_due(&collection, stats.watermark) {
             changed.push((collection, stats.watermark));
         }
     }
@@ -113,14 +113,18 @@ fn round(state: &Inner) -> Result<Done, StateError> {
         checkpoint::remove(&contents.checkpoints, uid)?;
         contents.collections.cleared(uid);
     }
-    if busy {
-        return Ok(Done::More);
+    if !changed.is_empty() && *audits <= Instant::now() {
+        let stretch = Stretch::begin();
+        for (collection, watermark) in &changed {
+            while stretch.elapsed() < AUDIT && audit::step(&contents, collection, *watermark)? {}
+        }
+        *audits = Instant::now() + stretch.rest(busy);
     }
-    let until = Instant::now() + AUDIT;
-    for (collection, watermark) in &changed {
-        while Instant::now() < until && audit::step(&contents, collection, *watermark)? {}
-    }
-    Ok(if changed.is_empty() { Done::All } else { Done::Audited })
+    Ok(match (busy, changed.is_empty()) {
+        (true, _) => Done::More,
+        (false, true) => Done::All,
+        (false, false) => Done::Audited,
+    })
 }
 
 /// Whether a checkpoint may be written. A graph takes more in memory than in a file.

@@ -13,6 +13,7 @@ mod cut;
 mod digest;
 pub mod digests;
 mod keys;
+mod leisure;
 mod maintenance;
 pub mod offline;
 mod open;

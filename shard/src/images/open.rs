@@ -167,12 +167,12 @@ impl Contents {
         let options = self.collections.options();
         let Restored { index, covered, attributes } = match restore(&self.table, &self.checkpoints, stored, options) {
             Ok(Some(restored)) => restored,
-            Ok(None) => Restored::nothing(LiveIndex::new(options.config(dimension))?),
+            Ok(None) => Restored::nothing(LiveIndex::new(options.config(stored))?),
             Err(error @ StateError::Store(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(collection_uid = uid, %error, "checkpoint unusable: building the graph again from records");
                 checkpoint::remove(&self.checkpoints, uid)?;
-                Restored::nothing(LiveIndex::new(options.config(dimension))?)
+                Restored::nothing(LiveIndex::new(options.config(stored))?)
             }
         };
         Ok(Collection::new(uid, dimension, index, attributes, covered))
@@ -209,7 +209,7 @@ fn restore(
     for entry in table.prefix(&keys::tombstones(stored.uid)) {
         tombstones.extend(keys::trailing_key(&entry?.0).filter(|key| *key <= covered.watermark));
     }
-    let config = options.config(stored.dimension as usize);
+    let config = options.config(stored);
     let attributes = restore_attributes(&found, &tombstones).unwrap_or_else(|error| {
         tracing::warn!(collection_uid = stored.uid, %error, "building the attribute index again from records");
         AttributeIndex::default()

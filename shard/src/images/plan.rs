@@ -117,7 +117,7 @@ impl<'a, V: View> Planner<'a, V> {
         if width == 0 || malformed {
             return Ok(refused(ImageRefusal::Invalid));
         }
-        let collection = self.collection_mut(uid, put.dimension);
+        let collection = self.collection_mut(uid, put.dimension, put.quantization);
         if collection.dropped {
             return Ok(refused(ImageRefusal::CollectionDropped));
         }
@@ -211,7 +211,7 @@ impl<'a, V: View> Planner<'a, V> {
 
     /// The records themselves are removed in the background: there may be millions.
     fn drop_collection(&mut self, uid: u64) -> ImageOutcome {
-        let collection = self.collection_mut(uid, 0);
+        let collection = self.collection_mut(uid, 0, 0);
         let deleted_count = u32::try_from(collection.image_count).unwrap_or(u32::MAX);
         *collection = StoredCollection { uid, dropped: true, ..StoredCollection::default() };
         self.index.retain(|change| match change {
@@ -220,15 +220,17 @@ impl<'a, V: View> Planner<'a, V> {
         ImageOutcome { deleted_count, ..ImageOutcome::default() }
     }
 
-    fn collection_mut(&mut self, uid: u64, dimension: u32) -> &mut StoredCollection {
+    /// As it is, or a new one.
+    fn collection_mut(&mut self, uid: u64, dimension: u32, quantization: i32) -> &mut StoredCollection {
         let view = self.view;
         self.collections.entry(uid).or_insert_with(|| {
-            view.collection(uid).unwrap_or_else(|| StoredCollection { uid, dimension, ..StoredCollection::default() })
+            let new = || StoredCollection { uid, dimension, quantization, ..StoredCollection::default() };
+            view.collection(uid).unwrap_or_else(new)
         })
     }
 
     fn tally(&mut self, uid: u64, count: i64, change: impl FnOnce(&mut Digest)) {
-        let collection = self.collection_mut(uid, 0);
+        let collection = self.collection_mut(uid, 0, 0);
         let mut digest = Digest::from_bytes(&collection.digest);
         change(&mut digest);
         collection.digest = digest.to_bytes().into();
@@ -295,7 +297,7 @@ mod tests {
                 ..PutRecord::default()
             })
             .collect();
-        let command = Some(Command::Put(PutRecords { dimension: 2, records }));
+        let command = Some(Command::Put(PutRecords { dimension: 2, records, ..PutRecords::default() }));
         ImageCommand { request_id: request_id.to_owned(), collection_uid: 1, command }.encode_to_vec().into()
     }
 
@@ -378,6 +380,7 @@ mod tests {
         let other = PutRecords {
             dimension: 1,
             records: vec![PutRecord { id: "a".into(), embedding: vec![0; 4].into(), ..PutRecord::default() }],
+            ..PutRecords::default()
         };
         let wrong = ImageCommand { collection_uid: 1, command: Some(Command::Put(other)), ..ImageCommand::default() };
         assert_eq!(run(&mut p, 4, &wrong.encode_to_vec().into()).refusal(), ImageRefusal::Dimension);

@@ -126,19 +126,30 @@ fn look(
     let mut top = TopK::new(k);
     let selection = filter.map(|filter| collection.attributes.read().select(filter));
     let among = selection.as_ref().map(|selection| selection as &dyn Among);
+    // Not applied yet: as if it were not there. Otherwise it was replaced or deleted just now.
+    let gone = |key| keys::index_of(key) <= contents.applied();
+    let mut scored = Vec::new();
     for candidate in collection.index.search_among(query, k, among)? {
-        let stored = record(&contents.table, collection.uid, candidate.key)?;
-        let values = embedding(&contents.table, collection.uid, candidate.key)?;
-        match (stored, values) {
-            (Some(stored), Some(_)) if filter.is_some_and(|filter| !matches(filter, &stored.attributes)) => {
-                tracing::error!(collection_uid = collection.uid, key = candidate.key, "the attribute index is wrong");
+        match embedding(&contents.table, collection.uid, candidate.key)? {
+            Some(values) => scored.push((dot(query, &values), candidate.key)),
+            None => raced |= gone(candidate.key),
+        }
+    }
+    scored.sort_unstable_by(|(a, _), (b, _)| b.total_cmp(a));
+    for (score, key) in scored {
+        // Only what can be among the best is worth reading; equals of the worst of them can, by their ids.
+        if top.floor().is_some_and(|worst| score < worst) {
+            break;
+        }
+        match record(&contents.table, collection.uid, key)? {
+            Some(stored) if filter.is_some_and(|filter| !matches(filter, &stored.attributes)) => {
+                tracing::error!(collection_uid = collection.uid, key, "the attribute index is wrong");
             }
-            (Some(stored), Some(values)) => {
+            Some(stored) => {
                 let attributes = if with_attributes { stored.attributes } else { BTreeMap::new() };
-                top.push(ImageHit { id: stored.id, score: dot(query, &values), attributes });
+                top.push(ImageHit { id: stored.id, score, attributes });
             }
-            // Not applied yet: as if it were not there. Otherwise it was replaced or deleted just now.
-            _ => raced |= keys::index_of(candidate.key) <= contents.applied(),
+            None => raced |= gone(key),
         }
     }
     raced |= selection.is_some_and(|selection| collection.attributes.read().has_lost_of(&selection));

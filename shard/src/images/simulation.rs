@@ -18,7 +18,6 @@ use super::command::encode;
 use super::{ImageState, ImagesConfig};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateMachine};
 use crate::index::Storage;
-use crate::room::Room;
 use crate::store::Store;
 
 const UID: u64 = 7;
@@ -67,7 +66,7 @@ impl Log {
                         ..PutRecord::default()
                     };
                     let records = items.into_iter().map(record).collect();
-                    Command::Put(PutRecords { dimension: DIMENSION as u32, records })
+                    Command::Put(PutRecords { dimension: DIMENSION as u32, records, ..PutRecords::default() })
                 }
             };
             log.commands.push(encode(&format!("r{request}"), UID, command));
@@ -92,7 +91,7 @@ struct Replica {
 impl Replica {
     fn open(folder: PathBuf) -> Self {
         let store = Store::open(&folder, 16 << 20, NEVER).unwrap();
-        let config = ImagesConfig { storage: Storage::F16, index_threads: 1, room: Room::new(&folder, 0) };
+        let config = ImagesConfig { storage: Storage::F16, index_threads: 1, ..ImagesConfig::default() };
         Self { state: ImageState::open(store, 1, &config).unwrap(), folder }
     }
 

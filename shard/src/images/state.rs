@@ -1,11 +1,13 @@
 //! The state machine itself: commands in, outcomes out.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use omma_common::ids::GroupId;
+use omma_proto::internal::v1::StoredCollection;
 use parking_lot::{Mutex, RwLock};
 
 use super::collection::IndexOptions;
@@ -20,7 +22,7 @@ use super::records::Records;
 use super::snapshot;
 use crate::format::{open, seal};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
-use crate::index::Storage;
+use crate::index::{DEFAULT_EXPANSION_SEARCH, Storage};
 use crate::room::Room;
 use crate::store::Store;
 
@@ -34,8 +36,18 @@ pub struct ImagesConfig {
     pub storage: Storage,
     /// Threads that may search and build one collection's graph at once.
     pub index_threads: usize,
+    /// Candidates that a search of a graph keeps: see [`crate::index::IndexConfig`].
+    pub expansion_search: usize,
     /// For checkpoints.
     pub room: Room,
+}
+
+impl Default for ImagesConfig {
+    fn default() -> Self {
+        let index_threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
+        let (storage, expansion_search) = (Storage::default(), DEFAULT_EXPANSION_SEARCH);
+        Self { storage, index_threads, expansion_search, room: Room::unchecked() }
+    }
 }
 
 /// One replica's images.
@@ -103,7 +115,11 @@ pub struct StateStats {
 impl ImageState {
     /// Opens the state of `group` in `store`, or makes an empty one, and starts its maintenance thread.
     pub fn open(store: Store, group: GroupId, config: &ImagesConfig) -> Result<Self, StateError> {
-        let options = IndexOptions { storage: config.storage, threads: config.index_threads };
+        let options = IndexOptions {
+            storage: config.storage,
+            threads: config.index_threads,
+            expansion_search: config.expansion_search,
+        };
         let generation = current_generation(&store, group)?;
         // Left by an install that was cut off before its switch, and by those that did not get to removing the old.
         remove_generation(&store, group, generation + 1)?;
@@ -191,10 +207,17 @@ impl Inner {
 }
 
 /// Makes new collections and, unless the tails are to be filled as a whole later, inserts what is new.
-fn insert_into_indexes(contents: &Contents, changes: &[IndexChange], settled: bool) -> Result<(), StateError> {
+fn insert_into_indexes(
+    contents: &Contents,
+    collections: &HashMap<u64, StoredCollection>,
+    changes: &[IndexChange],
+    settled: bool,
+) -> Result<(), StateError> {
     for change in changes {
-        if let IndexChange::Insert { uid, key, embedding, attributes } = change {
-            let collection = contents.collections.ensure(*uid, embedding.len() as u32)?;
+        if let IndexChange::Insert { uid, key, embedding, attributes } = change
+            && let Some(stored) = collections.get(uid)
+        {
+            let collection = contents.collections.ensure(stored)?;
             if settled {
                 collection.attributes.write().insert(*key, attributes);
                 collection.index.insert(*key, embedding);
@@ -253,7 +276,7 @@ impl StateMachine for ImageState {
         // New records enter the index before the table, old ones leave it after: a search that meets neither the old
         // nor the new record of an image knows that it raced with this, and looks again.
         self.inner.cuts.keep_removed(&contents, &index)?;
-        insert_into_indexes(&contents, &index, settled)?;
+        insert_into_indexes(&contents, &collections, &index, settled)?;
         contents.table.apply(batch)?;
         contents.applied.store(last, Ordering::Release);
         if settled {

@@ -54,15 +54,15 @@ impl Generation {
         self.graph.add(&first)?;
         // Those too that an earlier attempt added and then failed to look for.
         let unproved: Vec<_> = items.iter().copied().filter(|(key, _)| !self.beside.contains(*key)).collect();
-        self.beside.add(&self.graph.unfound(&unproved)?);
+        self.beside.add(&self.graph.unfound(&unproved, self.graph.adders())?);
         Ok(())
     }
 
-    /// How many of `items` the graph holds but no longer finds; they lie beside it from now on.
+    /// How many of `items` the graph holds but no longer finds; they lie beside it from now on. On this thread alone.
     pub(super) fn audit(&self, items: &[(u64, &[f32])]) -> Result<usize, IndexError> {
         let held = |key: &u64| self.graph.contains(*key) && !self.beside.contains(*key);
         let held: Vec<_> = items.iter().copied().filter(|(key, _)| held(key)).collect();
-        let lost = self.graph.unfound(&held)?;
+        let lost = self.graph.unfound(&held, 1)?;
         self.beside.add(&lost);
         Ok(lost.len())
     }

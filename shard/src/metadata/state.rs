@@ -99,6 +99,7 @@ fn create_collection(metadata: &mut Metadata, create: CreateCollection) -> Appli
         vector_space: Some(space),
         create_time: create.create_time,
         image_count: 0,
+        quantization: create.quantization,
     };
     metadata.next_collection_uid += 1;
     let entry =
@@ -173,6 +174,7 @@ mod tests {
             vector_space: Some(VectorSpace { id: "s".into(), dimension: 4 }),
             create_time: None,
             request_id: request_id.into(),
+            quantization: 0,
         })
     }
 

@@ -82,8 +82,10 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What is in a store, in two tables; an error if it is damaged.
-fn contents(folder: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+fn contents(folder: &Path) -> Result<Entries, StoreError> {
     let store = Store::open(folder, 4 << 20, Duration::from_secs(60))?;
     let entries = ["a", "b"].into_iter().map(|name| Ok(store.table(name)?.prefix(b"").collect::<Vec<_>>()));
     let entries: Vec<_> = entries.collect::<Result<Vec<_>, StoreError>>()?;
@@ -95,7 +97,7 @@ fn contents(folder: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
 }
 
 /// A store as a killed process leaves it, and what was flushed into it.
-fn killed(dir: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn killed(dir: &Path) -> Entries {
     let (live, left) = (dir.join("live"), dir.join("left"));
     let store = Store::open(&live, 4 << 20, Duration::from_secs(60)).unwrap();
     for round in 0..12u32 {
