@@ -5,10 +5,10 @@
 //! log's writer, the checkpointer), and what must change together lives in one table under different key prefixes.
 
 mod frames;
+mod opening;
 
 use std::io::ErrorKind;
 use std::ops::RangeBounds;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -172,12 +172,7 @@ impl Store {
         };
         let home = Arc::new(Folder { path: path.to_owned(), trouble: OnceLock::new() });
         frames::check(path).map_err(|e| home.error(e))?;
-        // With damaged files sled may panic instead of failing; what it had opened is closed all the same.
-        let db = catch_unwind(AssertUnwindSafe(|| sled::Db::open_with_config(&config))).unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(std::io::Error::new(ErrorKind::InvalidData, said.unwrap_or("it cannot be read").to_owned()))
-        });
-        let db = db.map_err(|source| match home.error(source) {
+        let db = opening::open(config).map_err(|source| match home.error(source) {
             StoreError::Io { path, source } => StoreError::Open { path, source },
             known => known,
         })?;
