@@ -404,6 +404,7 @@ impl ShardService for Double {
         self.misbehave().await?;
         let state = self.state.lock();
         let replicas = (0..=GROUPS).map(|group_id| node::ReplicaState {
+            slot_move: None,
             group_id,
             term: state.leaders[&group_id].1,
             leader_node_id: state.leaders[&group_id].0,
