@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         let begin = Instant::now();
         let bytes = offline::read_checkpoints(&store, group)?;
-        println!("reading the {} MiB of its checkpoints: {:.2?}", bytes >> 20, begin.elapsed());
+        println!("reading the {} MiB of its checkpoints from sled: {:.2?}", bytes >> 20, begin.elapsed());
     }
     let begin = Instant::now();
     let state = ImageState::open(store, group, &ImagesConfig::default())?;

@@ -89,10 +89,17 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
         None => tokio::time::timeout(DRAIN, &mut serving).await.ok(),
     };
     serving.abort();
+    if let Some(error) = failure {
+        // A store that has failed has nothing more to write, and may never close.
+        if tokio::time::timeout(DRAIN, node.close()).await.is_err() {
+            tracing::warn!("the node's stores do not close; it ends without that");
+        }
+        std::mem::forget(node);
+        return Err(error.into());
+    }
     node.close().await;
-    match (failure, served) {
-        (Some(error), _) => Err(error.into()),
-        (None, Some(Ok(served))) => Ok(served?),
+    match served {
+        Some(Ok(served)) => Ok(served?),
         _ => Ok(()),
     }
 }

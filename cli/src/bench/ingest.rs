@@ -24,6 +24,8 @@ use crate::exit::CliError;
 /// Names the vector space of collections that are made here.
 const VECTOR_SPACE: &str = "bench";
 const SETTLE_POLL: Duration = Duration::from_millis(200);
+/// How long a stream waits for room: a cluster whose tails are full refuses images until its graphs have caught up.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Args)]
 pub(crate) struct IngestArgs {
@@ -168,7 +170,7 @@ async fn stream(
             stored.image(row)
         })
     };
-    let options = IngestOptions { window_images: window, ..IngestOptions::default() };
+    let options = IngestOptions { window_images: window, patience: PATIENCE, ..IngestOptions::default() };
     let mut outcomes = omma.ingest(collection, source, options);
     while let Some(outcome) = outcomes.next().await {
         let outcome = outcome?;

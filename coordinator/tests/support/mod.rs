@@ -404,11 +404,11 @@ impl ShardService for Double {
         self.misbehave().await?;
         let state = self.state.lock();
         let replicas = (0..=GROUPS).map(|group_id| node::ReplicaState {
-            slot_move: None,
             group_id,
             term: state.leaders[&group_id].1,
             leader_node_id: state.leaders[&group_id].0,
             status: Some(pb::ReplicaStatus { applied_index: 3, digest: vec![7; 32], ..Default::default() }),
+            slot_move: None,
         });
         let mut counts: BTreeMap<(u32, u64), u64> = BTreeMap::new();
         for (group, records) in &state.records {

@@ -1,5 +1,7 @@
 //! `omma-shard-broken`: a shard node that breaks the promise that `OMMA_BROKEN` names. For tests of the tests only.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use omma_common::shutdown::Shutdown;
 use omma_common::telemetry::{self, TelemetryConfig};

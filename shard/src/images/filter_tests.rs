@@ -165,20 +165,11 @@ fn restarts_from_a_checkpoint_of_any_kind() {
         assert_eq!(found(5), sorted(of(5).collect()), "{what}");
     };
     expect("from the checkpoint");
-    let checkpoint = dir.path().join("checkpoints/1.0").join(format!("{UID:016x}"));
-    let bytes = std::fs::read(&checkpoint).unwrap();
-    let damage = |from_the_end: usize| {
-        let mut damaged = bytes.clone();
-        let at = damaged.len() - from_the_end;
-        damaged[at] ^= 1;
-        std::fs::write(&checkpoint, damaged).unwrap();
-    };
-    // The attribute index ends where the manifest begins.
-    let manifest = u32::from_le_bytes(*bytes.last_chunk::<4>().unwrap()) as usize;
-    damage(4 + manifest + 9);
+    let spoil = |key: &[u8]| super::checkpoint::spoil(&dir.path().join("checkpoints/1.0"), UID, key);
+    spoil(b"f\0\0\0\0");
     expect("from one with a damaged attribute index");
-    damage(1);
-    expect("from one that is cut");
+    spoil(b"m");
+    expect("from one with a damaged manifest");
 }
 
 /// An image that always satisfies the filter is found whatever else about it changes; one that stops satisfying it is

@@ -16,7 +16,7 @@ pub fn read_checkpoints(store: &Store, group: GroupId) -> Result<u64, StateError
     let (folder, uids) = checkpointed(store, group)?;
     let mut bytes = 0;
     for uid in uids {
-        bytes += checkpoint::read(&folder, uid)?.map_or(0, |found| found.graph().len() as u64);
+        bytes += checkpoint::read(&folder, uid)?.map_or(0, |found| found.graph.len() as u64);
     }
     Ok(bytes)
 }

@@ -48,7 +48,7 @@ fn state_name(group: GroupId, generation: u64) -> String {
     format!("state.{group}.{generation}")
 }
 
-/// The table that held checkpoints before they had files of their own.
+/// The table that held checkpoints before they had stores of their own.
 fn graphs_name(group: GroupId, generation: u64) -> String {
     format!("graphs.{group}.{generation}")
 }
@@ -248,11 +248,11 @@ fn restore(
         tracing::warn!(collection_uid = stored.uid, %error, "building the attribute index again from records");
         AttributeIndex::default()
     });
-    let index = LiveIndex::restore(config, found.graph(), covered.watermark, tombstones)?;
+    let index = LiveIndex::restore(config, &found.graph, covered.watermark, tombstones)?;
     Ok(Some(Restored { index, covered, attributes }))
 }
 
 fn restore_attributes(found: &Found, removed: &[RecordKey]) -> Result<AttributeIndex, StateError> {
-    AttributeIndex::restore(found.attributes()?, removed.iter().copied())
+    AttributeIndex::restore(&found.attributes()?, removed.iter().copied())
         .map_err(|error| StateError::Damaged { what: "checkpoint".to_owned(), reason: error.to_string() })
 }

@@ -269,10 +269,7 @@ fn restarts_from_a_checkpoint_and_from_a_damaged_one() {
     expect_all(&state);
     drop(state);
 
-    let checkpoint = dir.path().join("checkpoints/1.0").join(format!("{UID:016x}"));
-    let mut bytes = std::fs::read(&checkpoint).unwrap();
-    bytes[100] ^= 1;
-    std::fs::write(&checkpoint, bytes).unwrap();
+    super::checkpoint::spoil(&dir.path().join("checkpoints/1.0"), UID, b"c\0\0\0\0");
     let state = open(&dir);
     until("the graph is built again", || (state.stats().tail, state.stats().graph) == (0, 3_999));
     expect_all(&state);
