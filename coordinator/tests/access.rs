@@ -139,10 +139,12 @@ impl As<'_> {
             // No such number of groups: refused, if it is not denied before.
             "SetGroupCount" => cluster.set_group_count(pb::SetGroupCountRequest::default()).await.map(drop),
             "BeginBackup" => {
-                backup.begin_backup(pb::BeginBackupRequest { collection: c(), ..Default::default() }).await.map(drop)
+                let request = pb::BeginBackupRequest { collection: c(), ..Default::default() };
+                backup.begin_backup(request).await.map(drop)
             }
             "ReadBackup" => {
-                backup.read_backup(pb::ReadBackupRequest { collection: c(), ..Default::default() }).await.map(drop)
+                let request = pb::ReadBackupRequest { collection: c(), ..Default::default() };
+                backup.read_backup(request).await.map(drop)
             }
             "RestoreImages" => {
                 let request = pb::RestoreImagesRequest { collection: c(), ..Default::default() };

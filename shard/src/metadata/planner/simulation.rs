@@ -353,6 +353,11 @@ impl World {
 
     /// Whether every group keeps its majority without `lost`, with nothing else amiss.
     fn can_lose(&self, lost: NodeId) -> bool {
+        // A step on its way may make it a voter, of one group the only one.
+        let chosen = |(step, _): &(Step, u64)| matches!(step, Step::SetVoters { voters, .. } if voters.contains(&lost));
+        if self.late.iter().any(chosen) {
+            return false;
+        }
         let mut up = self.up();
         up.remove(&lost);
         let gone: BTreeSet<_> = self.nodes.iter().filter(|(_, n)| n.dead).map(|(id, _)| *id).collect();
