@@ -7,6 +7,8 @@
 //! stored), [`trail`] (traces).
 
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod host;
 pub mod inbound;
 mod log_db;

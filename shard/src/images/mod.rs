@@ -11,6 +11,8 @@ mod collection;
 pub mod command;
 mod digest;
 pub mod digests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod keys;
 mod leisure;
 mod maintenance;

@@ -12,6 +12,8 @@ mod checkpoint;
 #[allow(unsafe_code)]
 mod dot;
 mod exact;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod generation;
 mod hnsw;
 mod hnsw_format;
