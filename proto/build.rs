@@ -4,6 +4,7 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "omma/v1/backup_service.proto",
         "omma/v1/cluster_service.proto",
         "omma/v1/collection_service.proto",
         "omma/v1/filter.proto",

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{certs, cluster, collection, delete, get, index, keys, search, serve};
-use crate::demo;
+use crate::commands::{bench, certs, cluster, collection, delete, get, index, keys, search, serve};
 use crate::exit::EXIT_CODES;
+use crate::{backup, demo};
 
 /// Omma finds the pictures that look most like a picture.
 ///
@@ -61,6 +61,10 @@ pub(crate) enum Command {
     Get(get::GetArgs),
     /// Delete images
     Delete(delete::DeleteArgs),
+    /// Copy a collection into a folder
+    Backup(backup::BackupArgs),
+    /// Copy a backup into a cluster
+    Restore(backup::RestoreArgs),
     /// Show nodes, groups, leaders and whether replicas agree
     Status,
     /// Drain nodes, and show and pause what moves between them
@@ -69,6 +73,9 @@ pub(crate) enum Command {
     /// Create, show, list and delete collections
     #[command(subcommand)]
     Collection(collection::CollectionCommand),
+    /// Measure a cluster: how fast it stores and searches, and how much of the exact answer it finds
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Make API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),

@@ -4,8 +4,8 @@
 use omma_client::ClientError;
 use omma_client::proto::{
     Agreement, AttributeValue, Collection, Coverage, EncoderStatus, GetClusterStatusResponse, GroupStatus, Hit, Image,
-    Move, MovePhase, MoveReason, NodeState, NodeStatus, ReplicaRole, ReplicaStatus, SearchResponse, SearchTimings,
-    VectorSpace, attribute_value::Kind,
+    Move, MovePhase, MoveReason, NodeState, NodeStatus, Quantization, ReplicaRole, ReplicaStatus, SearchResponse,
+    SearchTimings, SlotMove, SlotMovePhase, VectorSpace, attribute_value::Kind,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -31,7 +31,16 @@ pub(crate) fn collection(c: &Collection) -> Value {
         "vector_space": vector_space(c.vector_space.as_ref()),
         "create_time": timestamp(c.create_time.as_ref()),
         "image_count": c.image_count,
+        "quantization": quantization(c.quantization()),
     })
+}
+
+/// "f16"; null if it was left to the shard nodes.
+fn quantization(kind: Quantization) -> Value {
+    match kind {
+        Quantization::Unspecified => Value::Null,
+        kind => json!(kind.as_str_name().trim_start_matches("QUANTIZATION_").to_lowercase()),
+    }
 }
 
 pub(crate) fn attribute(value: &AttributeValue) -> Value {
@@ -143,6 +152,25 @@ pub(crate) fn phase(phase: MovePhase) -> String {
 /// "drain" for MOVE_REASON_DRAIN.
 pub(crate) fn reason(reason: MoveReason) -> String {
     reason.as_str_name().trim_start_matches("MOVE_REASON_").to_lowercase()
+}
+
+/// "copying" for SLOT_MOVE_PHASE_COPYING.
+pub(crate) fn slot_phase(phase: SlotMovePhase) -> String {
+    phase.as_str_name().trim_start_matches("SLOT_MOVE_PHASE_").to_lowercase()
+}
+
+pub(crate) fn slot_job(m: &SlotMove) -> Value {
+    json!({
+        "move_id": m.move_id.to_string(),
+        "from_group_id": m.from_group_id,
+        "to_group_id": m.to_group_id,
+        "slots": m.slot_count,
+        "phase": slot_phase(m.phase()),
+        "done": m.done,
+        "total": m.total,
+        "elapsed": seconds(m.elapsed.as_ref()),
+        "remaining": seconds(m.remaining.as_ref()),
+    })
 }
 
 pub(crate) fn job(m: &Move) -> Value {

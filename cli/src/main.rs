@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod backup;
+mod bench;
 mod commands;
 mod demo;
 mod drawing;

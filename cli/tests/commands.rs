@@ -56,6 +56,7 @@ fn help_names_commands_and_exit_codes() {
         "status",
         "collection",
         "cluster",
+        "bench",
         "keys",
         "certs",
         "Exit codes",
@@ -276,4 +277,20 @@ async fn nodes_are_drained_and_moves_shown() {
     assert!(text(&run(&endpoint, &["status"]).await.stdout).contains("paused"));
     run(&endpoint, &["cluster", "resume"]).await;
     assert!(!text(&run(&endpoint, &["status"]).await.stdout).contains("paused"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_on_their_way_are_shown() {
+    let server = FakeServer::start(Faults::default()).await;
+    let endpoint = server.endpoint();
+    assert_eq!(run(&endpoint, &["cluster", "groups", "4097", "--no-wait"]).await.status.code(), Some(2));
+    let begun = json(&run(&endpoint, &["cluster", "groups", "4", "--no-wait", "--json"]).await);
+    assert_eq!((begun["groups"].as_u64(), begun["done"].as_bool()), (Some(4), Some(false)));
+    let jobs = json(&run(&endpoint, &["cluster", "jobs", "--json"]).await);
+    let job = &jobs["slot_moves"][0];
+    assert_eq!((job["to_group_id"].as_u64(), job["slots"].as_u64()), (Some(4), Some(683)));
+    assert_eq!((job["phase"].as_str(), job["total"].as_u64()), (Some("copying"), Some(1200)));
+    assert!(text(&run(&endpoint, &["cluster", "jobs"]).await.stdout).contains("copying"));
+    // The server says that other numbers are wanted.
+    assert_eq!(run(&endpoint, &["cluster", "groups", "5"]).await.status.code(), Some(1));
 }

@@ -90,6 +90,10 @@ impl Omma {
         self.session.as_ref().map(Session::tokens).unwrap_or_default()
     }
 
+    pub(crate) fn link(&self) -> Link {
+        self.link.clone()
+    }
+
     pub(crate) fn collections(&self) -> CollectionServiceClient<Link> {
         let most = self.settings.max_message_bytes;
         CollectionServiceClient::new(self.link.clone()).max_decoding_message_size(most)

@@ -4,7 +4,7 @@ use omma_common::deadline::Deadline;
 use omma_proto::v1::cluster_service_client::ClusterServiceClient;
 use omma_proto::v1::{
     DrainNodeRequest, GetClusterStatusRequest, GetClusterStatusResponse, ListMovesRequest, ListMovesResponse, Move,
-    PauseMovesRequest, RemoveNodeRequest, ResumeMovesRequest, UndrainNodeRequest,
+    PauseMovesRequest, RemoveNodeRequest, ResumeMovesRequest, SetGroupCountRequest, SlotMove, UndrainNodeRequest,
 };
 
 use tonic::{Request, Response, Status};
@@ -70,6 +70,20 @@ impl Omma {
         })
         .await
         .map(drop)
+    }
+
+    /// Says how many shard groups there are to be: the cluster adds or empties groups and moves slots by itself.
+    /// [`Omma::status`] and [`Omma::slot_moves`] show how far it is.
+    pub async fn set_group_count(&self, groups: u32) -> Result<(), ClientError> {
+        let request = SetGroupCountRequest { group_count: groups };
+        let call = |mut client: Client, request| async move { client.set_group_count(request).await };
+        self.ask("SetGroupCount", request, call).await.map(drop)
+    }
+
+    /// The slots that are on their way from one shard group to another.
+    pub async fn slot_moves(&self) -> Result<Vec<SlotMove>, ClientError> {
+        let call = |mut client: Client, request| async move { client.list_moves(request).await };
+        Ok(self.ask("ListMoves", ListMovesRequest::default(), call).await?.slot_moves)
     }
 
     /// The replicas that are on their way, and whether moves are paused.

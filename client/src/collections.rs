@@ -3,7 +3,7 @@
 use omma_common::deadline::Deadline;
 use omma_proto::v1::{
     Collection, CreateCollectionRequest, DeleteCollectionRequest, GetCollectionRequest, ListCollectionsRequest,
-    VectorSpace,
+    Quantization, VectorSpace,
 };
 
 use crate::call::{Omma, new_request_id};
@@ -13,6 +13,15 @@ use crate::retry::Repeatable;
 /// Pages are this long. The server's limit on collections bounds their number.
 const PAGE: i32 = 1000;
 
+/// What a new collection is to be like.
+#[derive(Debug, Clone, Default)]
+pub struct CollectionOptions {
+    /// None for that of the cluster's encoder.
+    pub vector_space: Option<VectorSpace>,
+    /// How its graphs keep the embeddings' numbers; unspecified as the shard nodes are configured.
+    pub quantization: Quantization,
+}
+
 impl Omma {
     /// Creates a collection. `vector_space`: none for that of the cluster's encoder.
     pub async fn create_collection(
@@ -20,7 +29,21 @@ impl Omma {
         name: &str,
         vector_space: Option<VectorSpace>,
     ) -> Result<Collection, ClientError> {
-        let request = CreateCollectionRequest { name: name.to_owned(), vector_space, request_id: new_request_id() };
+        self.create_collection_with(name, CollectionOptions { vector_space, ..CollectionOptions::default() }).await
+    }
+
+    /// Creates a collection with all that can be chosen.
+    pub async fn create_collection_with(
+        &self,
+        name: &str,
+        options: CollectionOptions,
+    ) -> Result<Collection, ClientError> {
+        let request = CreateCollectionRequest {
+            name: name.to_owned(),
+            vector_space: options.vector_space,
+            request_id: new_request_id(),
+            quantization: options.quantization.into(),
+        };
         let attempt = |deadline: Deadline| {
             let (mut client, request) = (self.collections(), deadline.request(request.clone()));
             async move { client.create_collection(request).await }

@@ -229,6 +229,8 @@ fn advice_for(reason: Reason) -> Option<&'static str> {
         Reason::Unauthenticated => "give an API key: --api-key, OMMA_API_KEY, or Builder::api_key",
         Reason::PermissionDenied => "use credentials that may do this",
         Reason::Overloaded | Reason::IndexBehind | Reason::RateLimited => "slow down and try again",
+        Reason::DiskFull => "make room on the nodes' disks, or add nodes",
+        Reason::BackupExpired => "begin the backup of the group again",
         Reason::OutcomeUnknown => "repeat it with the same request id",
         Reason::DeadlineExceeded => "allow more time; a write may still take effect",
         Reason::TooManyCollections => "delete a collection first",

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attributes;
+mod backup;
 mod call;
 mod cluster;
 mod collections;
@@ -39,6 +40,7 @@ mod session;
 
 pub use call::Omma;
 pub(crate) use call::Settings;
+pub use collections::CollectionOptions;
 pub use connect::Builder;
 pub use error::{ClientError, FieldProblem, Origin};
 pub use images::{PutOutcome, ReadOptions, image_from_embedding, image_from_picture};

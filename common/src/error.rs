@@ -60,6 +60,8 @@ reasons! {
     NotLeader = "NOT_LEADER", Unavailable, Some(20);
     /// The node has no replica of the group.
     UnknownGroup = "UNKNOWN_GROUP", Unavailable, Some(50);
+    /// The group does not serve the slots that the request is about, or their writes wait while they move.
+    SlotsMoved = "SLOTS_MOVED", Unavailable, Some(20);
     /// A group has no leader, or its leader no majority.
     GroupUnavailable = "GROUP_UNAVAILABLE", Unavailable, Some(100);
     /// Some groups did not answer and the caller did not accept a partial answer.
@@ -80,8 +82,12 @@ reasons! {
     Overloaded = "OVERLOADED", ResourceExhausted, Some(100);
     /// Too many images wait for the HNSW graph.
     IndexBehind = "INDEX_BEHIND", ResourceExhausted, Some(250);
+    /// The disks of too many nodes are nearly full; they need room.
+    DiskFull = "DISK_FULL", ResourceExhausted, Some(5_000);
     /// The message is larger than allowed.
     MessageTooLarge = "MESSAGE_TOO_LARGE", ResourceExhausted, None;
+    /// A backup's cut of a group is gone; another has to be begun.
+    BackupExpired = "BACKUP_EXPIRED", Aborted, None;
     /// The write may or may not have taken effect; retry with the same request id.
     OutcomeUnknown = "OUTCOME_UNKNOWN", Unavailable, Some(100);
     /// The deadline passed. A write may still take effect.

@@ -11,9 +11,90 @@ pub fn slot_of(id: &str) -> u16 {
     (xxh3_64(id.as_bytes()) >> SHIFT) as u16
 }
 
+/// A set of slots.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SlotSet(Box<[u64; SLOTS as usize / 64]>);
+
+impl Default for SlotSet {
+    fn default() -> Self {
+        Self(Box::new([0; SLOTS as usize / 64]))
+    }
+}
+
+impl SlotSet {
+    /// Adds a slot. One that is out of range is no matter: no image has it.
+    pub fn insert(&mut self, slot: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(slot) / 64) {
+            *word |= 1 << (slot % 64);
+        }
+    }
+
+    /// Whether the slot is in it.
+    pub fn contains(&self, slot: u16) -> bool {
+        self.0.get(usize::from(slot) / 64).is_some_and(|word| (word >> (slot % 64)) & 1 == 1)
+    }
+
+    /// Whether all of it is in `other`.
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.0.iter().zip(other.0.iter()).all(|(own, others)| own & !others == 0)
+    }
+
+    /// How many slots it has.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// In ascending order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = u16> {
+        (0..SLOTS).filter(|slot| self.contains(*slot))
+    }
+
+    /// As few ranges as possible, first and last included.
+    pub fn ranges(&self) -> Vec<(u16, u16)> {
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for slot in self.iter() {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == slot => *last = slot,
+                _ => ranges.push((slot, slot)),
+            }
+        }
+        ranges
+    }
+}
+
+impl FromIterator<u16> for SlotSet {
+    fn from_iter<I: IntoIterator<Item = u16>>(slots: I) -> Self {
+        let mut set = Self::default();
+        slots.into_iter().for_each(|slot| set.insert(slot));
+        set
+    }
+}
+
+impl std::fmt::Debug for SlotSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.ranges().fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_set_is_a_set() {
+        let of = |slots: &[u16]| slots.iter().copied().collect::<SlotSet>();
+        let set = of(&[5, 7, 6, 64, 4095, 9000]);
+        assert_eq!(set.ranges(), [(5, 7), (64, 64), (4095, 4095)]);
+        assert_eq!((set.len(), set.contains(6), set.contains(8), set.contains(9000)), (5, true, false, false));
+        assert!(of(&[5, 64]).is_subset(&set) && !of(&[5, 63]).is_subset(&set) && of(&[]).is_subset(&of(&[])));
+        assert_eq!(set.iter().collect::<BTreeSet<_>>(), [5, 6, 7, 64, 4095].into());
+    }
 
     #[test]
     fn the_hash_never_changes() {

@@ -27,6 +27,8 @@ pub(crate) enum Next {
     Elsewhere,
     /// As `Elsewhere`, but a write may have taken effect: only with the same request id.
     Unknown,
+    /// Slots have moved to another group, or do so just now: by a newer map. Nothing took effect.
+    Moved,
     /// Another try would end the same way.
     Stop,
 }
@@ -65,6 +67,7 @@ fn next_for(reason: Reason, status: Option<&Status>) -> Next {
         | Reason::ClusterForming
         | Reason::ShuttingDown => Next::Elsewhere,
         Reason::OutcomeUnknown => Next::Unknown,
+        Reason::SlotsMoved => Next::Moved,
         _ => Next::Stop,
     }
 }
@@ -142,6 +145,11 @@ fn never_sent(status: &Status) -> bool {
         source = error.source();
     }
     false
+}
+
+/// The map has no such group any more.
+pub(crate) fn retired(group: GroupId) -> ApiError {
+    ApiError::new(Reason::SlotsMoved, format!("shard group {group} was retired; its slots are elsewhere"))
 }
 
 /// When trying to reach a group's leader has to end: the deadline is near.

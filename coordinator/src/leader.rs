@@ -9,7 +9,7 @@ use omma_common::ids::{GroupId, NodeId};
 use omma_common::retry::Backoff;
 use tonic::Code;
 
-use crate::error::{CallError, Next, gave_up};
+use crate::error::{CallError, Next, gave_up, retired};
 use crate::node_client::NodeClient;
 use crate::routing::leaders::candidate;
 use crate::routing::{ClusterMap, Routing};
@@ -50,7 +50,7 @@ impl Tries {
     /// Notes how the try at `node` failed and decides. `routing` is told what it means for the leader.
     fn failed(&mut self, node: NodeId, error: CallError, routing: &Routing, group: GroupId) -> Step {
         let step = match &error.next {
-            Next::Stop => Step::End,
+            Next::Stop | Next::Moved => Step::End,
             Next::Leader(Some(leader)) if leader.node_id != node && !self.followed => {
                 self.followed = true;
                 self.failed.retain(|id| *id != leader.node_id);
@@ -79,6 +79,10 @@ impl Tries {
     fn outcome(self, group: GroupId, effect: Effect) -> ApiError {
         let maybe_written = self.maybe_done && effect == Effect::Write;
         match self.last {
+            Some(CallError { next: Next::Moved, error }) if maybe_written => {
+                gave_up(group, Some(CallError { next: Next::Moved, error }), true).with(MOVED, true)
+            }
+            Some(CallError { next: Next::Moved, error }) => error,
             Some(CallError { next: Next::Stop, error }) if !(maybe_written && is_of_the_moment(&error)) => error,
             last => gave_up(group, last, maybe_written),
         }
@@ -91,7 +95,24 @@ fn is_of_the_moment(error: &ApiError) -> bool {
     !matches!(error.reason.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound)
 }
 
-/// Calls the leader of `group` with `call(node, epoch)` until it answers, refuses for good, or `deadline` is near.
+/// In the metadata of an error: the last try was refused because slots have moved, an earlier one may have had an effect.
+const MOVED: &str = "slots_moved";
+
+/// Whether a call failed because slots have moved, so that it is to be made again by a newer map.
+pub(crate) fn slots_moved(error: &ApiError) -> bool {
+    error.reason == Reason::SlotsMoved || error.metadata.iter().any(|(key, _)| *key == MOVED)
+}
+
+/// An error of a later try, after one whose outcome is unknown.
+pub(crate) fn unsure(error: ApiError) -> ApiError {
+    match is_of_the_moment(&error) {
+        true => ApiError { reason: Reason::OutcomeUnknown, ..error },
+        false => error,
+    }
+}
+
+/// Calls the leader of `group` with `call(node, map)` until it answers, refuses for good, says that slots have moved, or
+/// `deadline` is near.
 ///
 /// A try whose outcome is unknown is repeated: give writes a request id, the same for each try.
 pub(crate) async fn call_leader<T, F, Fut>(
@@ -102,13 +123,17 @@ pub(crate) async fn call_leader<T, F, Fut>(
     call: F,
 ) -> Result<T, ApiError>
 where
-    F: Fn(Arc<NodeClient>, u64) -> Fut,
+    F: Fn(Arc<NodeClient>, &ClusterMap) -> Fut,
     Fut: Future<Output = Result<T, CallError>>,
 {
     let mut tries = Tries::default();
     let mut backoff = Backoff::in_cluster();
     loop {
         let map = routing.map().await?;
+        if !map.has(group) {
+            tries.last = Some(retired(group).into());
+            return Err(tries.outcome(group, effect));
+        }
         let leader = routing.leader(group);
         let known = leader.as_ref().and_then(|l| l.node_id);
         let step = match candidate(known, map.replicas(group), &tries.failed) {
@@ -153,7 +178,7 @@ async fn attempt<T, F, Fut>(
     call: &F,
 ) -> Result<T, CallError>
 where
-    F: Fn(Arc<NodeClient>, u64) -> Fut,
+    F: Fn(Arc<NodeClient>, &ClusterMap) -> Fut,
     Fut: Future<Output = Result<T, CallError>>,
 {
     let address = map.address(node).map(str::to_owned).or(hinted);
@@ -164,7 +189,7 @@ where
     let client = routing.client(&address)?;
     tokio::select! {
         biased;
-        answer = call(client, map.epoch) => answer,
+        answer = call(client, map) => answer,
         () = routing.leader_moved(group, node, term) => {
             let text = format!("node {node} did not answer before another leader was elected");
             Err(CallError { next: Next::Unknown, error: ApiError::new(Reason::OutcomeUnknown, text) })
@@ -221,6 +246,15 @@ mod tests {
         tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1);
         assert_eq!(tries.failed(2, error(Next::Stop, Reason::InvalidPicture), &routing, 1), Step::End);
         assert_eq!(tries.outcome(1, Effect::Write).reason, Reason::InvalidPicture);
+
+        let mut tries = Tries::default();
+        assert_eq!(tries.failed(1, error(Next::Moved, Reason::SlotsMoved), &routing, 1), Step::End);
+        assert_eq!(tries.outcome(1, Effect::Write).reason, Reason::SlotsMoved);
+        let mut tries = Tries::default();
+        tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1);
+        tries.failed(2, error(Next::Moved, Reason::SlotsMoved), &routing, 1);
+        let told = tries.outcome(1, Effect::Write);
+        assert!(told.reason == Reason::OutcomeUnknown && slots_moved(&told));
 
         for busy in [Reason::Overloaded, Reason::IndexBehind, Reason::DeadlineExceeded, Reason::Internal] {
             for (effect, told) in [(Effect::Write, Reason::OutcomeUnknown), (Effect::Read, busy)] {

@@ -180,6 +180,9 @@ impl NodeClient {
             get_images(node::GetImagesRequest) -> node::GetImagesResponse;
             search_group(node::SearchGroupRequest) -> node::SearchGroupResponse;
             encode_picture(node::EncodePictureRequest) -> node::EncodePictureResponse;
+            cut_collection(node::CutCollectionRequest) -> node::CutCollectionResponse;
+            read_cut(node::ReadCutRequest) -> node::ReadCutResponse;
+            import_records(node::ImportRecordsRequest) -> node::ImportRecordsResponse;
             drop_collection(node::DropCollectionRequest) -> node::DropCollectionResponse;
             get_node_status(node::GetNodeStatusRequest) -> node::GetNodeStatusResponse;
         }

@@ -15,7 +15,7 @@ use crate::access::client_id;
 use crate::error::Next;
 use crate::leader::{Effect, call_leader};
 use crate::node_client::NodeClient;
-use crate::routing::{Collection, Routing};
+use crate::routing::{ClusterMap, Collection, Routing};
 use crate::scatter::fan_out::Freshness;
 use crate::scatter::hedge::HedgeDelay;
 use crate::scatter::replica::{by_preference, call_replica};
@@ -30,15 +30,31 @@ pub(crate) async fn images(
     freshness: &Freshness,
     deadline: Deadline,
 ) -> Result<Vec<Image>, ApiError> {
-    let map = routing.map().await?;
+    let read = |map: Arc<ClusterMap>| async move {
+        images_by(&map, routing, hedge, collection, ids, include_embedding, freshness, deadline).await
+    };
+    routing.following_slots(freshness.min_epoch(), deadline, read).await
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn images_by(
+    map: &ClusterMap,
+    routing: &Routing,
+    hedge: &HedgeDelay,
+    collection: &Collection,
+    ids: &[String],
+    include_embedding: bool,
+    freshness: &Freshness,
+    deadline: Deadline,
+) -> Result<Vec<Image>, ApiError> {
     let mut by_group: BTreeMap<GroupId, Vec<String>> = BTreeMap::new();
     for id in ids {
         by_group.entry(map.group_of(id)).or_default().push(id.clone());
     }
     let calls = by_group.iter().map(|(&group, ids)| async move {
-        let call = |node: Arc<NodeClient>, epoch| {
+        let call = |node: Arc<NodeClient>, map: &ClusterMap| {
             let request = node::GetImagesRequest {
-                target: Some(collection.target(group, epoch)),
+                target: Some(collection.target(group, map)),
                 ids: ids.clone(),
                 include_embedding,
                 consistency: freshness.consistency as i32,

@@ -9,6 +9,7 @@ use omma_common::rpc::{RpcLayer, Traces};
 use omma_common::serve::{Arriving, Incoming, Track};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::args::{SecurityError, peer_dialer, public_port};
+use omma_proto::v1::backup_service_server::BackupServiceServer;
 use omma_proto::v1::cluster_service_server::ClusterServiceServer;
 use omma_proto::v1::collection_service_server::CollectionServiceServer;
 use omma_proto::v1::image_service_server::ImageServiceServer;
@@ -55,12 +56,13 @@ pub enum RunError {
 }
 
 /// The names that health is told for; "" is the process as a whole.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     <CollectionServiceServer<Api> as NamedService>::NAME,
     <ImageServiceServer<Api> as NamedService>::NAME,
     <SearchServiceServer<Api> as NamedService>::NAME,
     <ClusterServiceServer<Api> as NamedService>::NAME,
+    <BackupServiceServer<Api> as NamedService>::NAME,
 ];
 
 /// Serves the public API until `shutdown` begins, then lets requests end within [`CoordinatorConfig::drain`].
@@ -118,6 +120,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .add_service(limited!(ImageServiceServer))
         .add_service(limited!(SearchServiceServer))
         .add_service(limited!(ClusterServiceServer))
+        .add_service(limited!(BackupServiceServer))
         .serve_with_incoming_shutdown(Incoming::over(listener, security, config.connections), shutdown.clone().begun());
 
     let drained = async {

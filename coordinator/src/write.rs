@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use futures::future::join_all;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
-use omma_common::ids::GroupId;
+use omma_common::ids::{GroupId, METADATA_GROUP};
 use omma_common::limits::MAX_REQUEST_ID_BYTES;
+use omma_common::retry::Backoff;
 use omma_common::session::Session;
 use omma_proto::internal::v1 as node;
 use omma_proto::v1::{NewImage, PutResult};
@@ -15,7 +16,7 @@ use prost::Message;
 
 use crate::access::client_id;
 use crate::error::placed;
-use crate::leader::{Effect, call_leader};
+use crate::leader::{Effect, call_leader, slots_moved, unsure};
 use crate::routing::{ClusterMap, Collection, Routing};
 
 /// Most images of one internal call.
@@ -57,21 +58,24 @@ struct Chunk {
     places: Vec<usize>,
 }
 
-/// Cuts a put into internal calls: by group, in the order of the request, each within the bounds.
-fn chunks(map: &ClusterMap, images: &[NewImage]) -> Vec<Chunk> {
-    let mut by_group: BTreeMap<GroupId, Vec<(Chunk, usize)>> = BTreeMap::new();
+/// Cuts a put into parts, in the order of the request, each within the bounds; then, by group, those places of each part
+/// that are still to be put into internal calls. An image is in the same part whatever the map says, so that it keeps
+/// its request id while slots move.
+fn chunks(map: &ClusterMap, images: &[NewImage], pending: &[usize]) -> Vec<Chunk> {
+    let mut chunks: BTreeMap<(usize, GroupId), Vec<usize>> = BTreeMap::new();
+    let (mut part, mut count, mut size) = (0, 0, 0);
+    let mut pending = pending.iter().peekable();
     for (place, image) in images.iter().enumerate() {
-        let (group, bytes) = (map.group_of(&image.id), image.encoded_len());
-        let parts = by_group.entry(group).or_default();
-        match parts.last_mut() {
-            Some((chunk, size)) if chunk.places.len() < MAX_CHUNK_IMAGES && *size + bytes <= MAX_CHUNK_BYTES => {
-                chunk.places.push(place);
-                *size += bytes;
-            }
-            _ => parts.push((Chunk { group, part: parts.len(), places: vec![place] }, bytes)),
+        let bytes = image.encoded_len();
+        if count > 0 && (count == MAX_CHUNK_IMAGES || size + bytes > MAX_CHUNK_BYTES) {
+            (part, count, size) = (part + 1, 0, 0);
+        }
+        (count, size) = (count + 1, size + bytes);
+        if pending.next_if(|next| **next == place).is_some() {
+            chunks.entry((part, map.group_of(&image.id))).or_default().push(place);
         }
     }
-    by_group.into_values().flatten().map(|(chunk, _)| chunk).collect()
+    chunks.into_iter().map(|((part, group), places)| Chunk { group, part, places }).collect()
 }
 
 /// Puts checked images; `path` gives an image's field in the request by its place. An image's own failure is in its result; the call fails only if no group answered at all.
@@ -83,14 +87,35 @@ pub(crate) async fn put(
     request_id: &str,
     deadline: Deadline,
 ) -> Result<Put, ApiError> {
-    let map = routing.map().await?;
-    let chunks = chunks(&map, &images);
-    let answers = join_all(chunks.iter().map(|chunk| {
-        let images: Vec<NewImage> = chunk.places.iter().map(|place| images[*place].clone()).collect();
-        put_chunk(routing, collection, chunk.group, images, part_id(request_id, chunk.part), deadline)
-    }))
-    .await;
+    let mut pending: Vec<usize> = (0..images.len()).collect();
+    let (mut ended, mut maybe_done, mut epoch) = (Vec::new(), false, 0);
+    let mut backoff = Backoff::in_cluster();
+    while !pending.is_empty() {
+        let map = routing.map().await?;
+        let chunks = chunks(&map, &images, &pending);
+        let answers = join_all(chunks.iter().map(|chunk| {
+            let images: Vec<NewImage> = chunk.places.iter().map(|place| images[*place].clone()).collect();
+            put_chunk(routing, collection, chunk.group, images, part_id(request_id, chunk.part), deadline)
+        }))
+        .await;
+        epoch = map.epoch;
+        let moved = answers.iter().any(|answer| answer.as_ref().is_err_and(slots_moved));
+        let again = moved && routing.refreshed(&mut backoff, deadline).await;
+        pending.clear();
+        for (chunk, answer) in chunks.into_iter().zip(answers) {
+            match answer {
+                Err(error) if again && slots_moved(&error) => {
+                    maybe_done |= error.reason == Reason::OutcomeUnknown;
+                    pending.extend(chunk.places);
+                }
+                answer => ended.push((chunk, answer.map_err(|e| if maybe_done { unsure(e) } else { e }))),
+            }
+        }
+        pending.sort_unstable();
+    }
+    let (chunks, answers): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
     let mut put = merge_put(&images, &chunks, answers)?;
+    put.session.require(METADATA_GROUP, epoch);
     for (place, result) in put.results.iter_mut().enumerate() {
         result.error = result.error.take().map(|error| placed(error, &path(place)));
     }
@@ -105,9 +130,9 @@ async fn put_chunk(
     request_id: String,
     deadline: Deadline,
 ) -> Result<node::PutImagesResponse, ApiError> {
-    call_leader(routing, group, Effect::Write, deadline, |node, epoch| {
+    call_leader(routing, group, Effect::Write, deadline, |node, map| {
         let request = node::PutImagesRequest {
-            target: Some(collection.target(group, epoch)),
+            target: Some(collection.target(group, map)),
             images: images.clone(),
             request_id: request_id.clone(),
             client: client_id(),
@@ -168,28 +193,42 @@ pub(crate) async fn delete(
     request_id: &str,
     deadline: Deadline,
 ) -> Result<(u32, Session), ApiError> {
-    let map = routing.map().await?;
-    let mut by_group: BTreeMap<GroupId, Vec<String>> = BTreeMap::new();
-    for id in ids {
-        by_group.entry(map.group_of(id)).or_default().push(id.clone());
-    }
-    let answers = join_all(by_group.iter().map(|(&group, ids)| async move {
-        let answer = call_leader(routing, group, Effect::Write, deadline, |node, epoch| {
-            let request = node::DeleteImagesRequest {
-                target: Some(collection.target(group, epoch)),
-                ids: ids.clone(),
-                request_id: request_id.to_owned(),
-            };
-            async move { node.delete_images(deadline, request).await }
+    let (mut deleted, mut session, mut maybe_done) = (0, Session::default(), false);
+    let mut pending = ids.to_vec();
+    let mut backoff = Backoff::in_cluster();
+    while !pending.is_empty() {
+        let map = routing.map().await?;
+        let mut by_group: BTreeMap<GroupId, Vec<String>> = BTreeMap::new();
+        for id in std::mem::take(&mut pending) {
+            by_group.entry(map.group_of(&id)).or_default().push(id);
+        }
+        let calls = by_group.iter().map(|(&group, ids)| {
+            call_leader(routing, group, Effect::Write, deadline, move |node, map| {
+                let request = node::DeleteImagesRequest {
+                    target: Some(collection.target(group, map)),
+                    ids: ids.clone(),
+                    request_id: request_id.to_owned(),
+                };
+                async move { node.delete_images(deadline, request).await }
+            })
         });
-        Ok::<_, ApiError>((group, answer.await?))
-    }))
-    .await;
-    let (mut deleted, mut session) = (0, Session::default());
-    for answer in answers {
-        let (group, answer) = answer?;
-        deleted += answer.deleted_count;
-        session.require(group, answer.applied_index);
+        let answers = join_all(calls).await;
+        session.require(METADATA_GROUP, map.epoch);
+        let moved = answers.iter().any(|answer| answer.as_ref().is_err_and(slots_moved));
+        let again = moved && routing.refreshed(&mut backoff, deadline).await;
+        for ((group, ids), answer) in by_group.into_iter().zip(answers) {
+            match answer {
+                Ok(answer) => {
+                    deleted += answer.deleted_count;
+                    session.require(group, answer.applied_index);
+                }
+                Err(error) if again && slots_moved(&error) => {
+                    maybe_done |= error.reason == Reason::OutcomeUnknown;
+                    pending.extend(ids);
+                }
+                Err(error) => return Err(if maybe_done { unsure(error) } else { error }),
+            }
+        }
     }
     Ok((deleted, session))
 }
@@ -234,7 +273,8 @@ mod tests {
         fn each_image_is_in_one_chunk_of_its_group(sizes in prop::collection::vec(0usize..3000, 0..400), groups in 1u32..5) {
             let map = map(groups);
             let images: Vec<_> = sizes.iter().enumerate().map(|(i, s)| image(i, *s)).collect();
-            let chunks = chunks(&map, &images);
+            let all: Vec<usize> = (0..images.len()).collect();
+            let chunks = chunks(&map, &images, &all);
             let mut seen: Vec<_> = chunks.iter().flat_map(|c| c.places.clone()).collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..images.len()).collect::<Vec<_>>());
@@ -249,11 +289,14 @@ mod tests {
     #[test]
     fn large_pictures_travel_apart() {
         let images: Vec<_> = (0..3).map(|i| image(i, 10 << 20)).collect();
-        let chunks = chunks(&map(1), &images);
+        let chunks = chunks(&map(1), &images, &[0, 1, 2]);
         assert_eq!(
             chunks.iter().map(|c| (c.part, c.places.clone())).collect::<Vec<_>>(),
             [(0, vec![0, 1]), (1, vec![2])]
         );
+        // Whatever is left and wherever it goes, it keeps its part.
+        let left = super::chunks(&map(2), &images, &[2]);
+        assert_eq!(left.iter().map(|c| (c.part, c.places.clone())).collect::<Vec<_>>(), [(1, vec![2])]);
     }
 
     #[test]

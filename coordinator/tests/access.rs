@@ -134,6 +134,8 @@ impl As<'_> {
             "PauseMoves" => cluster.pause_moves(pb::PauseMovesRequest::default()).await.map(drop),
             "ResumeMoves" => cluster.resume_moves(pb::ResumeMovesRequest::default()).await.map(drop),
             "ListMoves" => cluster.list_moves(pb::ListMovesRequest::default()).await.map(drop),
+            // No such number of groups: refused, if it is not denied before.
+            "SetGroupCount" => cluster.set_group_count(pb::SetGroupCountRequest::default()).await.map(drop),
             other => panic!("{other} is new: say here how to call it"),
         }
     }

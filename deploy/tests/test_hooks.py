@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
-from conftest import CHART, ROOT, one, pod_of, render, render_text
+from conftest import CHART, ROOT, is_hook, one, pod_of, render, render_text
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("jq") and shutil.which("openssl")), reason="jq or openssl is not there"
@@ -207,3 +208,36 @@ def test_the_script_for_kind_makes_a_pod_that_stays():
     assert container["env"] == original["spec"]["containers"][0]["env"]
     volumes = {v["name"] for v in pod["spec"]["volumes"]}
     assert volumes == {"tls-public", "tmp"} == {m["name"] for m in container["volumeMounts"]}
+
+
+def test_helm_shows_what_a_failed_hook_said():
+    for thing in filter(is_hook, render()):
+        assert "hook-failed" in thing["metadata"]["annotations"]["helm.sh/hook-output-log-policy"]
+    assert "hook-succeeded" in one(render(), "Pod", "omma-test")["metadata"]["annotations"]["helm.sh/hook-output-log-policy"]
+
+
+# Finds always; takes all pictures but each third, and forgets the second.
+FORGETFUL = r"""#!/usr/bin/env bash
+case "$*" in
+    *search*) ;;
+    index*) id=$(basename "$2"/*); [[ ! $id =~ -[0-9]*[369]\. ]] ;;
+    *get*) shift 4; jq -n --arg ids "$*" '{images: [$ids | split(" ")[] | select(endswith("-2.png") | not) | {id: .}]}' ;;
+esac
+"""
+
+
+def test_the_script_for_kind_sees_a_picture_that_was_lost(tmp_path):
+    (tmp_path / "omma").write_text(FORGETFUL)
+    (tmp_path / "omma").chmod(0o755)
+    (tmp_path / "a.png").touch()
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "WATCH_FOLDER": str(tmp_path / "watch"), "PICTURES": str(tmp_path)}
+    script = ["sh", ROOT / "deploy" / "kind" / "watch.sh"]
+    subprocess.run([*script, "start", "7"], env=env, check=True)
+    deadline = time.monotonic() + 30
+    while len((tmp_path / "watch" / "acknowledged").read_text().split()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    done = subprocess.run([*script, "stop"], env=env, capture_output=True, text=True, check=True)
+    found, failed, acknowledged, refused, lost = map(int, done.stdout.split())
+    assert found > 0 and failed == 0
+    assert acknowledged >= 3 and refused >= 1
+    assert lost == 1

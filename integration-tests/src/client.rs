@@ -122,6 +122,7 @@ impl Client {
             name: name.to_owned(),
             vector_space: dimension.map(|dimension| VectorSpace { id: format!("test-{dimension}"), dimension }),
             request_id: request_id(),
+            ..CreateCollectionRequest::default()
         };
         let answer = retrying("CreateCollection", CALL_TIMEOUT, || {
             let (mut client, request) = (self.collections(), request.clone());

@@ -3,7 +3,7 @@
 //! [`cluster`] starts `omma-shard` and `omma-coordinator` as processes on loopback and does harm to them; [`client`]
 //! talks to the public API through the generated code; [`replicas`] asks each replica directly, past the coordinator;
 //! [`ingest`] is the write load that runs while something fails; [`pictures`] and [`vectors`] make the data; [`admin`] reads
-//! metrics and probes, [`collector`] stands in for a trace collector.
+//! metrics and probes, [`kubelet`] asks probes as Kubernetes does, [`collector`] stands in for a trace collector.
 //!
 //! [`storm`] draws faults from a seed and lets clients work under them; [`network`] is where it cuts and slows links;
 //! [`history`] checks what the clients saw.
@@ -19,6 +19,7 @@ pub mod disks;
 pub mod folders;
 pub mod history;
 pub mod ingest;
+pub mod kubelet;
 pub mod metric_names;
 pub mod network;
 pub mod notes;

@@ -26,7 +26,8 @@ pub async fn lost_in_power_failures(
     seed: u64,
     failures: usize,
 ) -> Result<(usize, Vec<String>)> {
-    let cluster = Cluster::start(options).await?;
+    // The disk is smaller than what is kept free of a real one.
+    let cluster = Cluster::start(options.shard_flags(&["--min-free-disk", "16"])).await?;
     let client = cluster.client()?;
     client.create(COLLECTION, Some(DIMENSION as u32)).await?;
     cluster.kill(0)?;

@@ -82,6 +82,8 @@ fn target(metadata: &Metadata, collection: &str, group_id: u32) -> Result<Target
         dimension: space.dimension,
         vector_space_id: space.id,
         epoch: metadata.epoch,
+        slots_index: 0,
+        quantization: collection.quantization,
     })
 }
 

@@ -308,7 +308,7 @@ async fn bad_collections_are_refused_by_field() -> Result<()> {
     let create = |name: &str, vector_space| CreateCollectionRequest {
         name: name.to_owned(),
         vector_space,
-        request_id: String::new(),
+        ..CreateCollectionRequest::default()
     };
     let mut collections = client.collections();
     for name in ["", "-a", "_a", "Upper", "white space", "ümlaut", &"a".repeat(65), "../etc"] {

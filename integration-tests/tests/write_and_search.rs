@@ -203,6 +203,7 @@ async fn a_retry_answers_as_the_first_call_did() -> Result<()> {
         name: "created-twice".to_owned(),
         vector_space: Some(VectorSpace { id: "mine".to_owned(), dimension: 2 }),
         request_id: request_id(),
+        ..CreateCollectionRequest::default()
     };
     let first = client.collections().create_collection(create.clone()).await?.into_inner();
     let again = client.collections().create_collection(create).await?.into_inner();

@@ -1,14 +1,13 @@
 //! What the restart of a replica is made of: `restart_cost STATE_FOLDER GROUP [--rebuild]`, the folder being `state` in
 //! the data folder of a node that does not run.
 //!
-//! Prints how long it takes to read the checkpoints out of the store, and to open the state until it can be searched.
+//! Prints how long it takes to read the checkpoints, and to open the state until it can be searched.
 //! With `--rebuild` it removes the checkpoints and prints how long building the graphs from the records takes instead.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use omma_shard::images::{ImageState, ImagesConfig, offline};
-use omma_shard::index::Storage;
 use omma_shard::store::Store;
 
 const CACHE_BYTES: usize = 512 << 20;
@@ -20,8 +19,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: restart_cost STATE_FOLDER GROUP [--rebuild]".into());
     };
     let group = group.parse()?;
-    let threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
-    let config = ImagesConfig { storage: Storage::default(), index_threads: threads };
 
     let begin = Instant::now();
     let store = Store::open(Path::new(folder), CACHE_BYTES, FLUSH_EVERY)?;
@@ -34,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("reading the {} MiB of its checkpoints from sled: {:.2?}", bytes >> 20, begin.elapsed());
     }
     let begin = Instant::now();
-    let state = ImageState::open(store, group, &config)?;
+    let state = ImageState::open(store, group, &ImagesConfig::default())?;
     println!("opening the state until it can be searched: {:.2?}", begin.elapsed());
     while state.stats().tail > 0 {
         std::thread::sleep(Duration::from_millis(20));

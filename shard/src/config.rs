@@ -11,8 +11,9 @@ use omma_common::tls::{PeerTls, Plaintext};
 use crate::encoder::{Device, EncoderConfig, ModelSource};
 use crate::group::RaftTimings;
 use crate::images::ImagesConfig;
-use crate::index::Storage;
+use crate::index::{DEFAULT_EXPANSION_SEARCH, Storage};
 use crate::memory::{LEAST_MIB, Shares};
+use crate::room::Room;
 
 /// Flags of a shard node.
 #[derive(Debug, Clone, clap::Args)]
@@ -57,6 +58,11 @@ pub struct ShardArgs {
     /// Numbers in the HNSW graph: f32, f16, bf16 or i8. Hits are always ranked by f32.
     #[arg(long, default_value = "f16")]
     pub graph_storage: Storage,
+    /// Candidates that a search of an HNSW graph keeps (its ef): more find more, and take longer. A query for more hits
+    /// keeps as many as those.
+    #[arg(long, default_value_t = DEFAULT_EXPANSION_SEARCH as u32, value_name = "CANDIDATES",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub graph_candidates: u32,
     /// Images per collection and group that may wait for the graph before writes are refused.
     #[arg(long, default_value_t = 100_000, value_name = "IMAGES")]
     pub max_tail: usize,
@@ -68,6 +74,10 @@ pub struct ShardArgs {
     /// Memory for the cache of each of the two stores, in MiB; 512 if neither this nor --memory-limit-mib is given.
     #[arg(long, value_name = "MIB")]
     pub cache_mib: Option<usize>,
+    /// MiB of the data folder's disk that are to stay free: with less, new images are refused, with half of it, no
+    /// checkpoints are written, with a quarter, the node takes nothing more and waits; 0 for no checks.
+    #[arg(long, env = "OMMA_MIN_FREE_DISK", default_value_t = 512, value_name = "MIB")]
+    pub min_free_disk: u64,
     /// TLS between nodes.
     #[command(flatten)]
     pub peer_tls: PeerTlsArgs,
@@ -177,6 +187,8 @@ pub struct ShardConfig {
     pub images: ImagesConfig,
     /// Writes are refused above this tail.
     pub max_tail: usize,
+    /// What is left of the disk.
+    pub room: Room,
     /// Of each of the two stores.
     pub cache_bytes: usize,
     /// Pictures.
@@ -203,7 +215,9 @@ impl ShardArgs {
         let raft = RaftTimings::with_election_timeout(Duration::from_millis(self.election_timeout));
         let memory = self.memory_limit_mib.map(Shares::of);
         let raft = RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..raft };
+        let room = Room::new(&self.data_dir, self.min_free_disk << 20);
         ShardConfig {
+            room: room.clone(),
             data_dir: self.data_dir.clone(),
             advertise,
             peers,
@@ -215,7 +229,12 @@ impl ShardArgs {
             plaintext: self.peer_tls.plaintext(),
             connections: self.connections.limits(),
             raft,
-            images: ImagesConfig { storage: self.graph_storage, index_threads: cores() + 1 },
+            images: ImagesConfig {
+                storage: self.graph_storage,
+                index_threads: cores() + 1,
+                expansion_search: self.graph_candidates as usize,
+                room,
+            },
             max_tail: self.max_tail,
             cache_bytes: self.cache_mib.map_or(memory.map_or(DEFAULT_CACHE, |m| m.cache), |mib| mib << 20),
             encoder: self.encoder.config(memory),

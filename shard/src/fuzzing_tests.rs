@@ -30,7 +30,7 @@ fn run(store: &Store, target: &str, bytes: &[u8]) {
         "picture" => picture(bytes),
         "raft" => raft(bytes),
         "snapshot" => snapshot(store, bytes),
-        "stored" => stored(store, bytes),
+        "stored" => stored(bytes),
         _ => panic!("there is no target {target}"),
     }
 }

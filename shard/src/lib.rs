@@ -21,6 +21,7 @@ mod memory;
 pub mod metadata;
 mod metrics;
 mod node;
+pub mod room;
 pub mod store;
 
 use std::sync::Arc;
@@ -61,7 +62,10 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
     let dialer = peer_dialer(config.peer_tls.as_ref(), config.plaintext, &config.peers)?;
     metrics::init();
     let vitals = config.vitals.clone();
-    let node = node::Node::open(config, dialer).await?;
+    let node = tokio::select! {
+        opened = node::Node::open(config, dialer) => opened?,
+        () = shutdown.clone().begun() => return Ok(()),
+    };
     let subject: Arc<dyn Subject> = node.clone();
     vitals.show(&subject);
     drop(subject);
@@ -88,10 +92,17 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
         None => tokio::time::timeout(DRAIN, &mut serving).await.ok(),
     };
     serving.abort();
+    if let Some(error) = failure {
+        // A store that has failed has nothing more to write, and may never close.
+        if tokio::time::timeout(DRAIN, node.close()).await.is_err() {
+            tracing::warn!("the node's stores do not close; it ends without that");
+        }
+        std::mem::forget(node);
+        return Err(error.into());
+    }
     node.close().await;
-    match (failure, served) {
-        (Some(error), _) => Err(error.into()),
-        (None, Some(Ok(served))) => Ok(served?),
+    match served {
+        Some(Ok(served)) => Ok(served?),
         _ => Ok(()),
     }
 }

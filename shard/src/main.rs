@@ -21,9 +21,18 @@ struct Args {
     telemetry: TelemetryArgs,
 }
 
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
-    match run(Args::parse()).await {
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(args));
+            // What blocks on a store that does not close must not hold the process.
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => Err(format!("cannot start the runtime: {error}").into()),
+    };
+    match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("omma-shard: {error}");

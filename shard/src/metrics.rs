@@ -1,12 +1,12 @@
 //! What a shard node counts as it happens. What it *is*, [`crate::node`] tells when asked.
 
 omma_common::metrics! {
-    /// By queue: encoder, proposals, reads, tail.
+    /// By queue: encoder, proposals, reads, tail; or disk.
     REFUSED: Counters = Counters::of(
         "omma_shard_refused_total",
-        "Requests refused because a queue was full.",
+        "Requests refused because a queue, or the disk, was full.",
         "queue",
-        &["encoder", "proposals", "reads", "tail"],
+        &["encoder", "proposals", "reads", "tail", "disk"],
     );
     /// Outcome: ok, or why not.
     PICTURES: Counters = Counters::of(
@@ -64,6 +64,9 @@ omma_common::metrics! {
     REBUILDS: Counter = Counter::new("omma_index_rebuilds_total", "Graphs built anew without their tombstones.");
     /// Snapshots received and installed.
     SNAPSHOTS: Counter = Counter::new("omma_snapshots_installed_total", "Snapshots received and installed.");
+    /// Damaged copies.
+    REBUILT: Counter =
+        Counter::new("omma_replicas_rebuilt_total", "Damaged replicas that were given up and built again from others.");
     /// By group and peer.
     DIGESTS_COMPARED: Counters = Counters::new(
         "omma_digests_compared_total",

@@ -4,9 +4,13 @@
 //! that flush at once only wait for each other. So a store has one thread that flushes for durability's sake (the
 //! log's writer, the checkpointer), and what must change together lives in one table under different key prefixes.
 
+mod frames;
+
+use std::io::ErrorKind;
 use std::ops::RangeBounds;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -19,18 +23,30 @@ const COMPRESSION: i32 = -7;
 /// A stored value; dereferences to bytes.
 pub use sled::InlineArray as Value;
 
-/// The store failed. What was flushed before is safe.
-#[derive(Debug, thiserror::Error)]
+/// The store failed. What was flushed before is safe, unless it is damaged.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The folder cannot be opened as a store.
-    #[error(
-        "cannot open the store {path}: {source}. If another process has it open, stop that; if it is damaged, remove the node's data folder and let the node join again as a new one"
-    )]
+    #[error("cannot open the store {path}: {source}. If another process has it open, stop that")]
     Open {
         /// The folder.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
+    },
+    /// What is on disk is not what was written. Nothing of the store can be relied on any more.
+    #[error("the store {path} is damaged: {reason}")]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk is full. The store takes nothing more until it is opened again.
+    #[error("the disk of the store {path} is full: make room on it")]
+    Full {
+        /// The folder.
+        path: PathBuf,
     },
     /// Reading or writing failed.
     #[error("the store {path} failed: {source}")]
@@ -38,7 +54,7 @@ pub enum StoreError {
         /// The folder.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
 }
 
@@ -46,14 +62,34 @@ pub enum StoreError {
 #[derive(Clone)]
 pub struct Store {
     db: Handles<sled::Db<LEAF_FANOUT>>,
-    path: PathBuf,
+    home: Arc<Folder>,
 }
 
 /// A sorted map from bytes to bytes.
 #[derive(Clone)]
 pub struct Table {
     tree: Handles<sled::Tree<LEAF_FANOUT>>,
+    home: Arc<Folder>,
+}
+
+/// Where a store is, and the first damage or lack of room that was met in it. sled refuses everything after either.
+struct Folder {
     path: PathBuf,
+    trouble: OnceLock<StoreError>,
+}
+
+impl Folder {
+    fn error(&self, source: std::io::Error) -> StoreError {
+        let path = self.path.clone();
+        let error = match source.kind() {
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
+                StoreError::Damaged { path, reason: source.to_string() }
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full { path },
+            _ => return StoreError::Io { path, source: Arc::new(source) },
+        };
+        self.trouble.get_or_init(|| error).clone()
+    }
 }
 
 /// sled's handles may move between threads but not be shared by them (each has its own epoch for reclaiming memory),
@@ -134,19 +170,38 @@ impl Store {
             zstd_compression_level: COMPRESSION,
             ..sled::Config::default()
         };
-        let db =
-            sled::Db::open_with_config(&config).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-        Ok(Self { db: Handles::new(db), path: path.to_owned() })
+        let home = Arc::new(Folder { path: path.to_owned(), trouble: OnceLock::new() });
+        frames::check(path).map_err(|e| home.error(e))?;
+        // With damaged files sled may panic instead of failing; what it had opened is closed all the same.
+        let db = catch_unwind(AssertUnwindSafe(|| sled::Db::open_with_config(&config))).unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(std::io::Error::new(ErrorKind::InvalidData, said.unwrap_or("it cannot be read").to_owned()))
+        });
+        let db = db.map_err(|source| match home.error(source) {
+            StoreError::Io { path, source } => StoreError::Open { path, source },
+            known => known,
+        })?;
+        Ok(Self { db: Handles::new(db), home })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.home.path
+    }
+
+    /// The damage or the lack of room that has ended this store's use, if any has.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.home.trouble.get().cloned()
     }
 
     fn error(&self, source: std::io::Error) -> StoreError {
-        StoreError::Io { path: self.path.clone(), source }
+        self.home.error(source)
     }
 
     /// Opens or creates a table.
     pub fn table(&self, name: &str) -> Result<Table, StoreError> {
         let tree = self.db.with(|db| db.open_tree(name)).map_err(|e| self.error(e))?;
-        Ok(Table { tree: Handles::new(tree), path: self.path.clone() })
+        Ok(Table { tree: Handles::new(tree), home: self.home.clone() })
     }
 
     /// Empties a table, one entry after the other. Its name stays, and can be used again: after sled's own `drop_tree`
@@ -167,8 +222,13 @@ impl Store {
 }
 
 impl Table {
+    /// As [`Store::trouble`].
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.home.trouble.get().cloned()
+    }
+
     fn error(&self, source: std::io::Error) -> StoreError {
-        StoreError::Io { path: self.path.clone(), source }
+        self.home.error(source)
     }
 
     /// The value at `key`.
@@ -195,9 +255,9 @@ impl Table {
         &self,
         range: R,
     ) -> impl DoubleEndedIterator<Item = Result<(Value, Value), StoreError>> + Send + use<R> {
-        let path = self.path.clone();
+        let home = self.home.clone();
         let entries = self.tree.with(|tree| tree.range((range.start_bound().cloned(), range.end_bound().cloned())));
-        entries.map(move |entry| entry.map_err(|source| StoreError::Io { path: path.clone(), source }))
+        entries.map(move |entry| entry.map_err(|source| home.error(source)))
     }
 
     /// Entries whose keys begin with `prefix`, in order, as with [`Table::range`].
@@ -240,73 +300,5 @@ fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn open(dir: &tempfile::TempDir) -> Store {
-        Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap()
-    }
-
-    fn keys(entries: impl Iterator<Item = Result<(Value, Value), StoreError>>) -> Vec<Vec<u8>> {
-        entries.map(|e| e.unwrap().0.to_vec()).collect()
-    }
-
-    #[test]
-    fn batches_ranges_and_prefixes() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(&dir);
-        let table = store.table("t").unwrap();
-        let mut batch = Batch::default();
-        for key in ["a1", "a2", "b1"] {
-            batch.insert(key, key);
-        }
-        batch.remove("a1");
-        table.apply(batch).unwrap();
-        assert_eq!(keys(table.prefix(b"a")), [b"a2"]);
-        assert_eq!(keys(table.range(b"a".to_vec()..).rev()), [b"b1", b"a2"]);
-        assert_eq!(table.remove_prefix(b"a").unwrap(), 1);
-        assert!(!table.contains("a2").unwrap() && table.contains("b1").unwrap());
-    }
-
-    #[test]
-    fn a_flushed_store_opens_with_what_was_in_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(&dir);
-        let mut batch = Batch::default();
-        (0..1000u32).for_each(|i| batch.insert(i.to_be_bytes(), vec![7; 3000]));
-        store.table("t").unwrap().apply(batch).unwrap();
-        store.flush().unwrap();
-        drop(store);
-        let store = open(&dir);
-        assert_eq!(store.table("t").unwrap().prefix(b"").count(), 1000);
-        store.drop_table("t").unwrap();
-        assert_eq!(store.table("t").unwrap().prefix(b"").count(), 0);
-    }
-
-    #[test]
-    fn a_store_opens_after_tables_were_dropped() {
-        let dir = tempfile::tempdir().unwrap();
-        for round in 0..3 {
-            let store = open(&dir);
-            for name in ["a", "b"] {
-                let table = store.table(name).unwrap();
-                assert_eq!(table.prefix(b"").count(), 0, "{name} in round {round}");
-                let mut batch = Batch::default();
-                (0..500u32).for_each(|i| batch.insert(i.to_be_bytes(), vec![7; 3000]));
-                table.apply(batch).unwrap();
-                store.flush().unwrap();
-                store.drop_table(name).unwrap();
-            }
-            store.flush().unwrap();
-        }
-    }
-
-    #[test]
-    fn prefixes_end_where_the_next_begins() {
-        assert_eq!(end_of(b"ab"), Some(b"ac".to_vec()));
-        assert_eq!(end_of(&[1, 255]), Some(vec![2]));
-        assert_eq!(end_of(&[255]), None);
-        assert_eq!(end_of(b""), None);
-    }
-}
+#[path = "store/tests.rs"]
+mod tests;

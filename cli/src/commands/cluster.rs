@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use omma_client::Omma;
-use omma_client::proto::{GetClusterStatusResponse, Move, MovePhase, NodeState};
+use omma_client::proto::{GetClusterStatusResponse, Move, MovePhase, NodeState, SlotMove, SlotMovePhase};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -26,11 +26,13 @@ pub(crate) enum ClusterCommand {
     Undrain(NodeArgs),
     /// Take a drained node out of the cluster for good
     Remove(NodeArgs),
-    /// Let no replica move until resume
+    /// Say how many shard groups there are to be, and wait until there are and each has its share of the slots
+    Groups(GroupsArgs),
+    /// Let no replica and no slot move until resume
     Pause,
-    /// Let replicas move again
+    /// Let replicas and slots move again
     Resume,
-    /// Show the replicas that are on their way from one node to another
+    /// Show the replicas that are on their way from one node to another, and slots from one group to another
     Jobs,
 }
 
@@ -44,6 +46,16 @@ pub(crate) struct NodeArgs {
 pub(crate) struct DrainArgs {
     #[command(flatten)]
     node: NodeArgs,
+    /// Return at once; the cluster goes on by itself.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupsArgs {
+    /// Shard groups: 1 to 4096. More: slots move to new groups. Less: groups are emptied and go.
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
+    groups: u32,
     /// Return at once; the cluster goes on by itself.
     #[arg(long)]
     no_wait: bool,
@@ -70,19 +82,36 @@ pub(crate) async fn run(context: &Context, command: ClusterCommand) -> Result<()
             let text = || format!("{} is no part of the cluster any more.", args.node);
             output.result(|| json!({ "node_id": node_id.to_string(), "removed": true }), text)
         }
+        ClusterCommand::Groups(args) => {
+            omma.set_group_count(args.groups).await?;
+            if !args.no_wait {
+                wait_groups(&omma, args.groups).await?;
+            }
+            let text = || match args.no_wait {
+                true => "Groups are added or emptied; `omma cluster jobs` shows how far that is.".to_owned(),
+                false => format!("There are {}.", count(args.groups.into(), "shard group", "shard groups")),
+            };
+            output.result(|| json!({ "groups": args.groups, "done": !args.no_wait }), text)
+        }
         ClusterCommand::Pause => {
             omma.pause_moves().await?;
-            output.result(|| json!({ "paused": true }), || "No replica moves until `omma cluster resume`.".into())
+            output.result(|| json!({ "paused": true }), || "Nothing moves until `omma cluster resume`.".into())
         }
         ClusterCommand::Resume => {
             omma.resume_moves().await?;
-            output.result(|| json!({ "paused": false }), || "Replicas may move.".into())
+            output.result(|| json!({ "paused": false }), || "Replicas and slots may move.".into())
         }
         ClusterCommand::Jobs => {
             let (moves, paused) = omma.moves().await?;
+            let slot_moves = omma.slot_moves().await?;
             let status = omma.status().await?;
-            let all = || json!({ "paused": paused, "moves": moves.iter().map(json::job).collect::<Vec<_>>() });
-            output.result(all, || human(&moves, paused, &status))
+            let all = || {
+                let slot_moves: Vec<_> = slot_moves.iter().map(json::slot_job).collect();
+                let moves: Vec<_> = moves.iter().map(json::job).collect();
+                json!({ "paused": paused, "moves": moves, "slot_moves": slot_moves })
+            };
+            let human = || format!("{}\n{}", human(&moves, paused, &status), human_slots(&slot_moves));
+            output.result(all, human)
         }
     }
 }
@@ -120,6 +149,100 @@ async fn wait_drained(omma: &Omma, node_id: u64) -> Result<NodeState, CliError> 
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Until there are so many groups, with equal shares of the slots, and nothing moves.
+async fn wait_groups(omma: &Omma, groups: u32) -> Result<(), CliError> {
+    let mut last = String::new();
+    loop {
+        match look_at_groups(omma, groups).await {
+            Ok(Share::Done) => return Ok(()),
+            Ok(Share::Others(other)) => {
+                let text = format!("somebody else asked for {other} shard groups meanwhile");
+                return Err(CliError::Failed(text));
+            }
+            Ok(Share::Going(text)) => {
+                if text != last {
+                    note(&text);
+                }
+                last = text;
+            }
+            Err(error) => note(format!("omma: {error}; looking again")),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// How far the groups are.
+enum Share {
+    Done,
+    Going(String),
+    /// So many are wanted now.
+    Others(u32),
+}
+
+async fn look_at_groups(omma: &Omma, groups: u32) -> Result<Share, CliError> {
+    let status = omma.status().await?;
+    if status.wanted_group_count != groups {
+        return Ok(Share::Others(status.wanted_group_count));
+    }
+    let slots: Vec<u32> = status.groups.iter().filter(|g| g.group_id != 0).map(|g| g.slot_count).collect();
+    let even = slots.iter().max().unwrap_or(&0) - slots.iter().min().unwrap_or(&0) <= 1;
+    let moves = omma.slot_moves().await?;
+    if slots.len() == groups as usize && even && moves.is_empty() {
+        return Ok(Share::Done);
+    }
+    let mut text = format!("{} of {groups}", count(slots.len() as u64, "shard group", "shard groups"));
+    moves.iter().for_each(|m| text.push_str(&format!("; {}", slot_progress(m))));
+    if status.moves_paused {
+        text.push_str("; moves are paused: `omma cluster resume` lets them go on");
+    }
+    Ok(Share::Going(text))
+}
+
+/// "group 1 to 4: copying, 40 of 1,200 images, about 29.0 s left"
+fn slot_progress(m: &SlotMove) -> String {
+    let mut text = format!("group {} to {}: {}", m.from_group_id, m.to_group_id, json::slot_phase(m.phase()));
+    if m.phase() == SlotMovePhase::Copying {
+        text.push_str(&format!(", {} of {} images", thousands(m.done), thousands(m.total)));
+        if let Some(left) = &m.remaining {
+            text.push_str(&format!(", about {} left", duration(proto_duration(Some(left)))));
+        }
+    }
+    text
+}
+
+fn human_slots(moves: &[SlotMove]) -> String {
+    if moves.is_empty() {
+        return "No slots are on their way.".to_owned();
+    }
+    let mut table = Table::new(&[
+        ("from group", Align::Left),
+        ("to", Align::Left),
+        ("slots", Align::Right),
+        ("phase", Align::Left),
+        ("images", Align::Right),
+        ("of", Align::Right),
+        ("for", Align::Right),
+        ("left", Align::Right),
+    ]);
+    for m in moves {
+        table.row([
+            m.from_group_id.to_string(),
+            m.to_group_id.to_string(),
+            thousands(m.slot_count.into()),
+            json::slot_phase(m.phase()),
+            thousands(m.done),
+            thousands(m.total),
+            time(m.elapsed.as_ref()),
+            time(m.remaining.as_ref()),
+        ]);
+    }
+    table.render()
+}
+
+fn time(d: Option<&prost_types::Duration>) -> String {
+    d.map_or_else(String::new, |d| duration(proto_duration(Some(d))))
 }
 
 enum Look {
@@ -171,8 +294,6 @@ fn human(moves: &[Move], paused: bool, status: &GetClusterStatusResponse) -> Str
         ("left", Align::Right),
     ]);
     for m in moves {
-        let time =
-            |d: Option<&prost_types::Duration>| d.map_or_else(String::new, |d| duration(proto_duration(Some(d))));
         table.row([
             m.group_id.to_string(),
             address(m.from_node_id),

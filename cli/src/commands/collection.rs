@@ -1,7 +1,8 @@
 //! `omma collection …`
 
-use clap::{Args, Subcommand};
-use omma_client::proto::{Collection, VectorSpace};
+use clap::{Args, Subcommand, ValueEnum};
+use omma_client::CollectionOptions;
+use omma_client::proto::{Collection, Quantization, VectorSpace};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -33,6 +34,30 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "N", requires = "vector_space",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(omma_common::limits::MAX_DIMENSION)))]
     dimension: Option<u32>,
+    /// How the graphs keep the embeddings' numbers; as the shard nodes are configured (f16) if left out.
+    #[arg(long, value_enum, value_name = "KIND")]
+    quantization: Option<QuantizationArg>,
+}
+
+/// As the protocol names them. Hits are always ranked by the embeddings as they were put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QuantizationArg {
+    /// 4 bytes a number.
+    F32,
+    /// 2 bytes, for embeddings as good as 4.
+    F16,
+    /// 1 byte: the least memory.
+    I8,
+}
+
+impl From<QuantizationArg> for Quantization {
+    fn from(arg: QuantizationArg) -> Self {
+        match arg {
+            QuantizationArg::F32 => Self::F32,
+            QuantizationArg::F16 => Self::F16,
+            QuantizationArg::I8 => Self::I8,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -45,8 +70,14 @@ pub(crate) async fn run(context: &Context, command: CollectionCommand) -> Result
     let omma = context.connect().await?;
     match command {
         CollectionCommand::Create(args) => {
-            let space = args.vector_space.zip(args.dimension).map(|(id, dimension)| VectorSpace { id, dimension });
-            let made = omma.create_collection(&args.name, space).await?;
+            let options = CollectionOptions {
+                vector_space: args
+                    .vector_space
+                    .zip(args.dimension)
+                    .map(|(id, dimension)| VectorSpace { id, dimension }),
+                quantization: args.quantization.map(Quantization::from).unwrap_or_default(),
+            };
+            let made = omma.create_collection_with(&args.name, options).await?;
             context.output.result(|| json::collection(&made), || table(std::slice::from_ref(&made), false))
         }
         CollectionCommand::Get(args) => {

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod bench;
 pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod collection;
@@ -11,12 +12,12 @@ pub(crate) mod search;
 pub(crate) mod serve;
 mod status;
 
-use omma_client::Omma;
+use omma_client::{Builder, Omma};
 
 use crate::args::{Cli, Command, Global};
 use crate::exit::CliError;
 use crate::output::Output;
-use crate::{demo, processes, runtime_library};
+use crate::{backup, demo, processes, runtime_library};
 
 /// What every command is given.
 #[derive(Debug, Clone)]
@@ -28,6 +29,11 @@ pub(crate) struct Context {
 impl Context {
     /// A connection to the coordinator of the command line.
     pub(crate) async fn connect(&self) -> Result<Omma, CliError> {
+        Ok(self.builder().connect().await?)
+    }
+
+    /// The settings of such a connection.
+    pub(crate) fn builder(&self) -> Builder {
         let mut builder = Omma::builder(&self.global.endpoint).timeout(self.global.timeout);
         if let Some(ca) = &self.global.ca {
             builder = builder.ca(ca);
@@ -35,7 +41,7 @@ impl Context {
         if let Some(key) = &self.global.api_key {
             builder = builder.api_key(key);
         }
-        Ok(builder.connect().await?)
+        builder
     }
 }
 
@@ -48,7 +54,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Index(args) => index::run(&context, args).await,
         Command::Search(args) => search::run(&context, args).await,
         Command::Get(args) => get::run(&context, args).await,
+        Command::Bench(command) => bench::run(&context, command).await,
         Command::Delete(args) => delete::run(&context, args).await,
+        Command::Backup(args) => backup::run(&context, args).await,
+        Command::Restore(args) => backup::run_restore(&context, args).await,
         Command::Status => status::run(&context).await,
         Command::Cluster(command) => cluster::run(&context, command).await,
         Command::Collection(command) => collection::run(&context, command).await,

@@ -49,6 +49,7 @@ pub struct State {
     /// A node that is being drained, and whether that is done.
     pub draining: Option<(u64, bool)>,
     pub moves_paused: bool,
+    pub slot_moves: Vec<omma_proto::v1::SlotMove>,
 }
 
 /// Locked only for a moment and never over an await.

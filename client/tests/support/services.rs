@@ -182,6 +182,7 @@ impl ClusterService for Shared {
             vector_space: Some(space()),
             version: "0.1.0".into(),
             moves_paused: state.moves_paused,
+            wanted_group_count: 3,
         }))
     }
 
@@ -218,6 +219,24 @@ impl ClusterService for Shared {
         Ok(Response::new(ResumeMovesResponse {}))
     }
 
+    async fn set_group_count(
+        &self,
+        request: Request<SetGroupCountRequest>,
+    ) -> Result<Response<SetGroupCountResponse>, Status> {
+        // Half-way, for ever.
+        self.lock().slot_moves = vec![SlotMove {
+            move_id: 1,
+            from_group_id: 1,
+            to_group_id: request.into_inner().group_count,
+            slot_count: 683,
+            phase: SlotMovePhase::Copying.into(),
+            done: 40,
+            total: 1200,
+            ..Default::default()
+        }];
+        Ok(Response::new(SetGroupCountResponse {}))
+    }
+
     async fn list_moves(&self, request: Request<ListMovesRequest>) -> Result<Response<ListMovesResponse>, Status> {
         let state = self.lock();
         let moving = |group_id| Move {
@@ -237,7 +256,8 @@ impl ClusterService for Shared {
             (_, "") => (vec![moving(1)], "second".to_owned()),
             _ => (vec![moving(2)], String::new()),
         };
-        Ok(Response::new(ListMovesResponse { moves, next_page_token, paused: state.moves_paused }))
+        let slot_moves = state.slot_moves.clone();
+        Ok(Response::new(ListMovesResponse { moves, next_page_token, paused: state.moves_paused, slot_moves }))
     }
 }
 

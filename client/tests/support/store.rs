@@ -55,6 +55,7 @@ impl Store {
             vector_space: Some(space_asked.unwrap_or_else(space)),
             create_time: None,
             image_count: 0,
+            quantization: 0,
         };
         self.collections.insert(name.into(), (collection.clone(), BTreeMap::new()));
         Ok(collection)

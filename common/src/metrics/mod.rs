@@ -14,6 +14,7 @@ use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 pub(crate) use process::note_start;
+pub use process::{Taken, taken};
 pub use scrape::Scrape;
 
 /// Bounds of histograms of seconds: 0.25 ms to 10 s.

@@ -1,6 +1,7 @@
-//! What this process takes of the machine, from Linux's `/proc`; nothing where there is none.
+//! What a process takes of the machine, from Linux's `/proc`; nothing where there is none.
 
 use std::fs;
+use std::io;
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,6 +35,27 @@ pub(super) fn scrape(out: &mut Scrape) {
     }
 }
 
+/// What a process took and holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Taken {
+    /// User and system, since its start.
+    pub cpu_seconds: f64,
+    /// Memory, now.
+    pub resident_bytes: f64,
+}
+
+/// Looks at process `pid` of this machine.
+///
+/// # Errors
+/// If there is no such process, or no `/proc`.
+pub fn taken(pid: u32) -> io::Result<Taken> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let (stat, status) = (read("stat")?, read("status")?);
+    let odd = || io::Error::other("an odd answer of /proc");
+    let resident = field(&status, "VmRSS:").ok_or_else(odd)?;
+    Ok(Taken { cpu_seconds: cpu_seconds(&stat).ok_or_else(odd)?, resident_bytes: resident * 1024.0 })
+}
+
 /// Called early, so that the start is the process's.
 pub(crate) fn note_start() {
     LazyLock::force(&STARTED);
@@ -54,6 +76,14 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn looks_at_a_process_by_its_id() {
+        let this = taken(std::process::id()).unwrap();
+        assert!(this.resident_bytes > 1e5 && this.cpu_seconds >= 0.0, "{this:?}");
+        assert!(taken(u32::MAX).is_err());
+    }
 
     #[test]
     fn reads_what_linux_writes() {

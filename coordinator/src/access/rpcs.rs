@@ -31,6 +31,9 @@ const TABLE: &[(&str, Need)] = &[
     ("/omma.v1.ImageService/DeleteImages", WRITE),
     ("/omma.v1.SearchService/Search", READ),
     ("/omma.v1.SearchService/BatchSearch", READ),
+    ("/omma.v1.BackupService/BeginBackup", ADMIN),
+    ("/omma.v1.BackupService/ReadBackup", ADMIN),
+    ("/omma.v1.BackupService/RestoreImages", ADMIN),
     ("/omma.v1.ClusterService/GetClusterStatus", ADMIN),
     ("/omma.v1.ClusterService/DrainNode", ADMIN),
     ("/omma.v1.ClusterService/UndrainNode", ADMIN),
@@ -38,6 +41,7 @@ const TABLE: &[(&str, Need)] = &[
     ("/omma.v1.ClusterService/PauseMoves", ADMIN),
     ("/omma.v1.ClusterService/ResumeMoves", ADMIN),
     ("/omma.v1.ClusterService/ListMoves", ADMIN),
+    ("/omma.v1.ClusterService/SetGroupCount", ADMIN),
     // Probes of an orchestrator have no credentials.
     ("/grpc.health.v1.Health/Check", Nothing),
     ("/grpc.health.v1.Health/Watch", Credentials),
@@ -94,9 +98,10 @@ mod tests {
     #[test]
     fn what_changes_things_needs_more_than_read() {
         for (path, need) in TABLE {
-            let changes = ["Create", "Delete", "Put", "Ingest", "Drain", "Undrain", "Remove", "Pause", "Resume"]
-                .iter()
-                .any(|verb| path.contains(&format!("/{verb}")));
+            let changes =
+                ["Create", "Delete", "Put", "Ingest", "Drain", "Undrain", "Remove", "Pause", "Resume", "Restore"]
+                    .iter()
+                    .any(|verb| path.contains(&format!("/{verb}")));
             assert!(!changes || matches!(need, Need::Role(Role::Write | Role::Admin)), "{path}");
         }
         for path in

@@ -47,6 +47,9 @@ about! {
     DeleteImagesRequest: collection,
     SearchRequest: collection,
     BatchSearchRequest: collection,
+    BeginBackupRequest: collection,
+    ReadBackupRequest: collection,
+    RestoreImagesRequest: collection,
 }
 
 impl Scoped for pb::ListCollectionsRequest {
@@ -71,4 +74,5 @@ about_the_cluster! {
     PauseMovesRequest,
     ResumeMovesRequest,
     ListMovesRequest,
+    SetGroupCountRequest,
 }

@@ -60,6 +60,13 @@ impl ClusterService for Api {
     ) -> Result<Response<pb::ListMovesResponse>, Status> {
         self.unary("ListMoves", request, nodes::list_moves).await
     }
+
+    async fn set_group_count(
+        &self,
+        request: Request<pb::SetGroupCountRequest>,
+    ) -> Result<Response<pb::SetGroupCountResponse>, Status> {
+        self.unary("SetGroupCount", request, nodes::set_group_count).await
+    }
 }
 
 async fn cluster_status(
@@ -77,5 +84,6 @@ async fn cluster_status(
         vector_space: status::vector_space(&answers),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         moves_paused: map.moves_paused,
+        wanted_group_count: map.wanted_groups,
     })
 }

@@ -86,6 +86,7 @@ async fn create(
     let name = request.name;
     validate::collection_name("name", &name)?;
     validate::request_id(&request.request_id)?;
+    validate::quantization(request.quantization)?;
     let encoder_space = coordinator.routing.map().await?.encoder_space.clone();
     let vector_space = match request.vector_space {
         Some(space) => {
@@ -102,6 +103,7 @@ async fn create(
         vector_space: Some(vector_space),
         create_time: Some(create_time),
         request_id: request_id_or_new(&request.request_id),
+        quantization: request.quantization,
     });
     match propose(&coordinator, command, deadline).await? {
         Proposed::Refused(refusal) => Err(refused(refusal, &name)),
@@ -165,11 +167,13 @@ async fn delete(
         Proposed::Refused(MetadataRefusal::CollectionDeleting) => being_deleted(&coordinator, &name, deadline).await?,
         Proposed::Refused(refusal) => return Err(refused(refusal, &name)),
     };
+    // A group that was added a moment ago may have some of its images already.
+    coordinator.routing.refresh_exactly(deadline).await?;
     let map = coordinator.routing.map().await?;
     let (routing, collection) = (&coordinator.routing, &collection);
     try_join_all(map.groups.keys().map(|&group| {
-        call_leader(routing, group, Effect::Write, deadline, move |node, epoch| {
-            let request = node::DropCollectionRequest { target: Some(collection.target(group, epoch)) };
+        call_leader(routing, group, Effect::Write, deadline, move |node, map| {
+            let request = node::DropCollectionRequest { target: Some(collection.target(group, map)) };
             async move {
                 match node.drop_collection(deadline, request).await {
                     // Dropped by an earlier call.

@@ -1,5 +1,6 @@
 //! The public API: checks requests, calls the parts that do the work, shapes answers.
 
+pub(crate) mod backup;
 pub(crate) mod cluster;
 pub(crate) mod collections;
 pub(crate) mod filter;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use omma_common::ids::{GroupId, NodeId};
-use omma_proto::internal::v1::ReplicaMove;
+use omma_proto::internal::v1::{ReplicaMove, SlotMove, SlotRange, SlotState, StoredSlotMove};
 use omma_proto::v1 as pb;
 
 use super::status::Answers;
@@ -48,6 +48,52 @@ fn one(answers: &Answers, group: GroupId, replicas: &[NodeId], current: &Replica
         total,
         elapsed: elapsed.and_then(|e| e.try_into().ok()),
         remaining: elapsed.and_then(|e| remaining(done, total, e)).and_then(|r| r.try_into().ok()),
+    }
+}
+
+/// The slots that are on their way, by move.
+pub(crate) fn slot_moves(map: &ClusterMap, answers: &Answers, now: SystemTime) -> Vec<pb::SlotMove> {
+    map.slot_moves.iter().map(|moving| slot_move(map, answers, moving, now)).collect()
+}
+
+fn slot_move(map: &ClusterMap, answers: &Answers, moving: &SlotMove, now: SystemTime) -> pb::SlotMove {
+    let states = |group: GroupId| {
+        let replicas = map.replicas(group).iter().filter_map(move |id| answers.get(id));
+        replicas.flat_map(|a| &a.replicas).filter(move |r| r.group_id == group)
+    };
+    let count = |slots: &[SlotRange]| slots.iter().map(|r| u64::from(r.last - r.first) + 1).sum::<u64>();
+    let slots = count(&moving.slots);
+    let seen = |group| {
+        let moves = states(group).filter_map(|r| r.slot_move.as_ref()).filter(|m| m.move_id == moving.move_id);
+        moves.max_by_key(|m| m.step_index.max(m.copied))
+    };
+    let (source, target) = (seen(moving.from_group_id), seen(moving.to_group_id));
+    // Images lie evenly in slots. Once the source gives them away, the target has them all.
+    let images = states(moving.from_group_id).filter_map(|r| r.status.as_ref()).map(|s| s.image_count).max();
+    let owned = map.groups.get(&moving.from_group_id).map_or(0, |g| count(&g.slots));
+    let copied = target.map_or(0, |m| m.copied);
+    let expected = images.unwrap_or(0) * slots / owned.max(slots).max(1);
+    let phase = match (moving.switched, source.map(StoredSlotMove::state)) {
+        (true, Some(SlotState::Frozen)) => pb::SlotMovePhase::Switching,
+        (true, _) => pb::SlotMovePhase::Clearing,
+        (false, Some(SlotState::Frozen)) => pb::SlotMovePhase::Switching,
+        (false, Some(_)) => pb::SlotMovePhase::Copying,
+        (false, None) => pb::SlotMovePhase::Waiting,
+    };
+    let whole = matches!(phase, pb::SlotMovePhase::Clearing | pb::SlotMovePhase::Switching);
+    let total = if whole { copied } else { expected.max(copied) };
+    let begun = moving.begin_time.and_then(|t| SystemTime::try_from(t).ok());
+    let elapsed = begun.and_then(|b| now.duration_since(b).ok());
+    pb::SlotMove {
+        move_id: moving.move_id,
+        from_group_id: moving.from_group_id,
+        to_group_id: moving.to_group_id,
+        slot_count: slots as u32,
+        phase: phase.into(),
+        done: copied,
+        total,
+        elapsed: elapsed.and_then(|e| e.try_into().ok()),
+        remaining: elapsed.and_then(|e| remaining(copied, total, e)).and_then(|r| r.try_into().ok()),
     }
 }
 
@@ -114,6 +160,39 @@ mod tests {
         assert_eq!((m.elapsed.unwrap().seconds, m.remaining.unwrap().seconds), (30, 90));
         assert_eq!(seen(Some(answer(400, 0, 100, true))).phase(), pb::MovePhase::Copying, "it lacks entries");
         assert_eq!(seen(Some(answer(400, 0, 4990, true))).phase(), pb::MovePhase::Switching);
+    }
+
+    #[test]
+    fn slots_move_from_group_to_group() {
+        let mut map = map();
+        let slots = vec![node::SlotRange { first: 100, last: 1098 }];
+        let begin_time = Some(SystemTime::UNIX_EPOCH.into());
+        let moving = |switched| SlotMove {
+            move_id: 4,
+            from_group_id: 2,
+            to_group_id: 1,
+            slots: slots.clone(),
+            switched,
+            begin_time,
+        };
+        let at = |group_id, state: SlotState, copied| {
+            let mut said = answer(400, 0, 9, true);
+            let current = StoredSlotMove { move_id: 4, state: state.into(), copied, ..Default::default() };
+            (said.replicas[0].group_id, said.replicas[0].slot_move) = (group_id, Some(current));
+            said
+        };
+        let seen = |map: &ClusterMap, answers| {
+            slot_moves(map, &answers, SystemTime::UNIX_EPOCH + Duration::from_secs(30)).remove(0)
+        };
+        map.slot_moves = vec![moving(false)];
+        assert_eq!(seen(&map, Answers::new()).phase(), pb::SlotMovePhase::Waiting);
+        let answers = |state, copied| Answers::from([(1, at(2, state, 0)), (2, at(1, SlotState::Arriving, copied))]);
+        let m = seen(&map, answers(SlotState::Leaving, 25));
+        assert_eq!((m.phase(), m.slot_count, m.done, m.total), (pb::SlotMovePhase::Copying, 999, 25, 100));
+        assert_eq!(m.remaining.unwrap().seconds, 90);
+        assert_eq!(seen(&map, answers(SlotState::Frozen, 99)).phase(), pb::SlotMovePhase::Switching);
+        map.slot_moves = vec![moving(true)];
+        assert_eq!(seen(&map, answers(SlotState::Gone, 99)).phase(), pb::SlotMovePhase::Clearing);
     }
 
     #[test]

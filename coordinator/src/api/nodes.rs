@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::ids::NodeId;
+use omma_common::slot::SLOTS;
 use omma_proto::internal::v1::metadata_command::Command;
-use omma_proto::internal::v1::{MetadataRefusal, RemoveNode, SetMovesPaused, SetNodeState};
+use omma_proto::internal::v1::{MetadataRefusal, RemoveNode, SetGroups, SetMovesPaused, SetNodeState};
 use omma_proto::v1 as pb;
 use omma_proto::v1::NodeState;
 
@@ -125,6 +126,26 @@ pub(super) async fn resume(
     set_paused(&coordinator, false, deadline).await.map(|()| pb::ResumeMovesResponse {})
 }
 
+pub(super) async fn set_group_count(
+    coordinator: Arc<Coordinator>,
+    request: pb::SetGroupCountRequest,
+    deadline: Deadline,
+) -> Result<pb::SetGroupCountResponse, ApiError> {
+    let groups = request.group_count;
+    if groups == 0 || groups > u32::from(SLOTS) {
+        return Err(ApiError::field("group_count", format!("must be 1 to {SLOTS}")).with("limit", SLOTS));
+    }
+    match propose(&coordinator, Command::SetGroups(SetGroups { groups }), deadline).await? {
+        Proposed::Done(_) => {}
+        Proposed::Refused(MetadataRefusal::NoCluster) => {
+            return Err(ApiError::new(Reason::ClusterForming, "the cluster is not formed yet"));
+        }
+        Proposed::Refused(refusal) => return Err(propose::no_sense(refusal)),
+    }
+    coordinator.routing.refresh_exactly(deadline).await?;
+    Ok(pb::SetGroupCountResponse {})
+}
+
 pub(super) async fn list_moves(
     coordinator: Arc<Coordinator>,
     request: pb::ListMovesRequest,
@@ -137,14 +158,16 @@ pub(super) async fn list_moves(
     coordinator.routing.refresh_exactly(deadline).await?;
     let map = coordinator.routing.map().await?;
     let answers = status::ask_nodes(&coordinator, &map).await;
-    let all = moves::moves(&map, &answers, SystemTime::now());
+    let now = SystemTime::now();
+    let slot_moves = if token.is_empty() { moves::slot_moves(&map, &answers, now) } else { Vec::new() };
+    let all = moves::moves(&map, &answers, now);
     let mut left = all.into_iter().filter(|m| m.group_id > after);
     let moves: Vec<_> = left.by_ref().take(size).collect();
     let next_page_token = match (left.next(), moves.last()) {
         (Some(_), Some(last)) => pages::write_token(&last.group_id.to_string()),
         _ => String::new(),
     };
-    Ok(pb::ListMovesResponse { moves, next_page_token, paused: map.moves_paused })
+    Ok(pb::ListMovesResponse { moves, next_page_token, paused: map.moves_paused, slot_moves })
 }
 
 #[cfg(test)]

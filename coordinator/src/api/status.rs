@@ -125,7 +125,9 @@ pub(crate) fn image_count(
                 .sum::<u64>(),
         )
     };
-    map.groups.keys().try_fold(0, |sum, &group| {
+    // A group without slots has only copies, if anything.
+    let owners = map.groups.iter().filter(|(_, g)| g.slot_count > 0);
+    owners.map(|(group, _)| *group).try_fold(0, |sum, group| {
         let count = of_group(group).ok_or_else(|| {
             let text = format!("no replica of shard group {group} could say how many images it has");
             ApiError::new(Reason::GroupUnavailable, text).with("group_id", group)

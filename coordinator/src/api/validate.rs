@@ -9,7 +9,7 @@ use omma_common::session::Session;
 use omma_common::vector;
 use omma_proto::v1::attribute_value::Kind;
 use omma_proto::v1::new_image::Content;
-use omma_proto::v1::{AttributeValue, Consistency, NewImage, SessionToken, VectorSpace};
+use omma_proto::v1::{AttributeValue, Consistency, NewImage, Quantization, SessionToken, VectorSpace};
 use prost::Message;
 
 use crate::routing::Collection;
@@ -216,6 +216,14 @@ pub(crate) fn vector_space(space: &VectorSpace, encoder: Option<&VectorSpace>) -
     Ok(())
 }
 
+/// One that this version knows.
+pub(crate) fn quantization(value: i32) -> Result<(), ApiError> {
+    match Quantization::try_from(value) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(ApiError::field("quantization", format!("is {value}, which this server does not know"))),
+    }
+}
+
 /// Pictures can be used in a collection only if its vector space is the encoder's.
 pub(crate) fn encodable(field: &str, collection: &Collection, encoder: Option<&VectorSpace>) -> Result<(), ApiError> {
     match encoder {
@@ -341,6 +349,12 @@ mod tests {
         assert_eq!(freshness(9, &[]).unwrap_err().fields[0].0, "consistency");
         let token = SessionToken { value: vec![9, 9] };
         assert_eq!(freshness(2, &[token]).unwrap_err().fields[0].0, "session_tokens");
+    }
+
+    #[test]
+    fn unknown_quantizations_are_refused() {
+        assert!(quantization(0).is_ok() && quantization(Quantization::I8.into()).is_ok());
+        assert!(quantization(99).is_err());
     }
 
     #[test]

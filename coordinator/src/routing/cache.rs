@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
+use omma_common::retry::Backoff;
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::Dialer;
 use omma_proto::internal::v1::{GetMetadataRequest, GetMetadataResponse};
@@ -161,6 +162,53 @@ impl Routing {
             Ok(())
         };
         deadline.run("reading the metadata", self.exact.run(run)).await?
+    }
+
+    /// The map, at this epoch or a later one.
+    async fn map_since(&self, epoch: u64, deadline: Deadline) -> Result<Arc<ClusterMap>, ApiError> {
+        let map = self.map().await?;
+        if map.epoch >= epoch {
+            return Ok(map);
+        }
+        self.refresh().await;
+        if self.map().await?.epoch < epoch {
+            self.refresh_exactly(deadline).await?;
+        }
+        self.map().await
+    }
+
+    /// Does `work` by the map, of `epoch` or later; once more by a newer one for as long as groups say that slots have
+    /// moved and there is time. `work` may be done more than once.
+    pub(crate) async fn following_slots<T, F, Fut>(
+        &self,
+        epoch: u64,
+        deadline: Deadline,
+        work: F,
+    ) -> Result<T, ApiError>
+    where
+        F: Fn(Arc<ClusterMap>) -> Fut,
+        Fut: Future<Output = Result<T, ApiError>>,
+    {
+        let mut backoff = Backoff::in_cluster();
+        loop {
+            match work(self.map_since(epoch, deadline).await?).await {
+                Err(error) if error.reason == Reason::SlotsMoved => {
+                    if !self.refreshed(&mut backoff, deadline).await {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Asks for a newer map and waits a little; false if there is no time left.
+    pub(crate) async fn refreshed(&self, backoff: &mut Backoff, deadline: Deadline) -> bool {
+        let pause = async {
+            self.refresh().await;
+            backoff.sleep(deadline).await
+        };
+        deadline.run("slots to move", pause).await.unwrap_or(false)
     }
 
     fn version(&self) -> u64 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::slot::{SLOTS, slot_of};
-use omma_proto::internal::v1::{Metadata, ReplicaMove, Target};
+use omma_proto::internal::v1::{Metadata, ReplicaMove, SlotMove, SlotRange, Target};
 use omma_proto::v1::{NodeState, VectorSpace};
 
 /// Why metadata is no cluster map.
@@ -63,6 +63,10 @@ pub(crate) struct Node {
 pub(crate) struct Group {
     pub(crate) replicas: Vec<NodeId>,
     pub(crate) slot_count: u32,
+    /// Slots that it owns; none while they are still to come, or have gone.
+    pub(crate) slots: Vec<SlotRange>,
+    /// Log index from which on a replica knows that it owns them.
+    pub(crate) slots_index: u64,
     /// A replica on its way to a node that is not among the replicas yet.
     pub(crate) moving: Option<ReplicaMove>,
 }
@@ -85,14 +89,16 @@ impl Collection {
         self.entry.vector_space.as_ref().map_or("", |s| s.id.as_str())
     }
 
-    /// This collection in one group, for a request to a shard node.
-    pub(crate) fn target(&self, group: GroupId, epoch: u64) -> Target {
+    /// This collection in one group, for a request to a shard node by that map.
+    pub(crate) fn target(&self, group: GroupId, map: &ClusterMap) -> Target {
         Target {
+            slots_index: map.groups.get(&group).map_or(0, |g| g.slots_index),
             group_id: group,
             collection_uid: self.entry.uid,
             dimension: self.dimension() as u32,
             vector_space_id: self.space_id().to_owned(),
-            epoch,
+            epoch: map.epoch,
+            quantization: self.entry.quantization,
         }
     }
 }
@@ -108,6 +114,11 @@ pub(crate) struct ClusterMap {
     pub(crate) collections: BTreeMap<String, Arc<Collection>>,
     pub(crate) encoder_space: Option<VectorSpace>,
     pub(crate) moves_paused: bool,
+    pub(crate) slot_moves: Vec<SlotMove>,
+    /// Of the latest move of slots.
+    pub(crate) last_move_id: u64,
+    /// Shard groups that there are to be.
+    pub(crate) wanted_groups: u32,
     slots: Box<[GroupId]>,
     everyone: Vec<NodeId>,
 }
@@ -133,7 +144,14 @@ impl ClusterMap {
             for range in &group.slots {
                 slot_count += claim(&mut slots, id, range.first, range.last)?;
             }
-            groups.insert(id, Group { replicas: group.replicas, slot_count, moving: group.r#move });
+            let placed = Group {
+                replicas: group.replicas,
+                slot_count,
+                slots: group.slots,
+                slots_index: group.slots_index,
+                moving: group.r#move,
+            };
+            groups.insert(id, placed);
         }
         if let Some(slot) = slots.iter().position(|g| *g == METADATA_GROUP) {
             return Err(InvalidMap::Unowned(slot));
@@ -152,10 +170,16 @@ impl ClusterMap {
             cluster_id: metadata.cluster_id,
             everyone: nodes.keys().copied().collect(),
             nodes,
-            groups,
             collections,
             encoder_space: metadata.encoder_space.filter(|s| !s.id.is_empty()),
             moves_paused: metadata.moves_paused,
+            slot_moves: metadata.slot_moves,
+            last_move_id: metadata.last_move_id,
+            wanted_groups: match metadata.wanted_groups {
+                0 => groups.len() as u32,
+                wanted => wanted,
+            },
+            groups,
             slots,
         })
     }
@@ -163,6 +187,11 @@ impl ClusterMap {
     /// The group that owns the slot of an image id.
     pub(crate) fn group_of(&self, image_id: &str) -> GroupId {
         self.slots[slot_of(image_id) as usize]
+    }
+
+    /// Whether there is such a group: one that was retired is served by nobody.
+    pub(crate) fn has(&self, group: GroupId) -> bool {
+        group == METADATA_GROUP || self.groups.contains_key(&group)
     }
 
     /// Node ids of a group's replicas. Every node holds the metadata group.

@@ -1,12 +1,13 @@
 //! One search over all groups: every group is asked once, with all queries of the batch.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
-use omma_common::ids::GroupId;
+use omma_common::ids::{GroupId, METADATA_GROUP};
 use omma_common::session::Session;
 use omma_proto::internal::v1 as node;
 use omma_proto::v1::{Consistency, Coverage, Filter, Hit};
@@ -17,7 +18,8 @@ use super::merge::{Wanted, merge};
 use super::replica::call_replica;
 use crate::leader::{Effect, call_leader};
 use crate::metrics::PARTIAL;
-use crate::routing::{Collection, Routing};
+use crate::node_client::NodeClient;
+use crate::routing::{ClusterMap, Collection, Routing};
 
 /// How fresh a read must be.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +36,11 @@ impl Freshness {
             Consistency::Session => self.session.required(group),
             _ => 0,
         }
+    }
+
+    /// The epoch that the cluster map must have reached: slots that were written may have moved before.
+    pub(crate) fn min_epoch(&self) -> u64 {
+        self.min_applied_index(METADATA_GROUP)
     }
 
     /// Whether only the leader can serve it.
@@ -84,11 +91,27 @@ pub(crate) async fn search(
     options: &SearchOptions,
     deadline: Deadline,
 ) -> Result<Found, ApiError> {
-    let begun = Instant::now();
-    let map = routing.map().await?;
     let deadline = deadline.within(time_for_groups(deadline.left(), options.allow_partial));
-    let calls = map.groups.keys().map(|&group| async move {
-        let answer = search_group(routing, hedge, collection, queries, options, group, deadline);
+    let search = |map: Arc<ClusterMap>| async move {
+        search_by(&map, routing, hedge, collection, queries, options, deadline).await
+    };
+    routing.following_slots(options.freshness.min_epoch(), deadline, search).await
+}
+
+/// Asks each group for the slots that `map` gives it, so that every image is looked for once.
+async fn search_by(
+    map: &ClusterMap,
+    routing: &Routing,
+    hedge: &HedgeDelay,
+    collection: &Collection,
+    queries: &[ReadyQuery],
+    options: &SearchOptions,
+    deadline: Deadline,
+) -> Result<Found, ApiError> {
+    let begun = Instant::now();
+    let asked = map.groups.iter().filter(|(_, g)| !g.slots.is_empty());
+    let calls = asked.map(|(&group, placed)| async move {
+        let answer = search_group(routing, hedge, collection, queries, options, (group, &placed.slots), deadline);
         let answer = deadline.run("the search of a shard group", answer).await.and_then(|answer| answer);
         (group, answer)
     });
@@ -102,6 +125,9 @@ pub(crate) async fn search(
             Ok(hits) => partials.push(hits.into_iter()),
             Err(error) => failures.push((group, error)),
         }
+    }
+    if let Some((_, moved)) = failures.iter().find(|(_, error)| error.reason == Reason::SlotsMoved) {
+        return Err(moved.clone());
     }
     if !failures.is_empty() {
         PARTIAL.inc();
@@ -129,20 +155,22 @@ async fn search_group(
     collection: &Collection,
     queries: &[ReadyQuery],
     options: &SearchOptions,
-    group: GroupId,
+    (group, slots): (GroupId, &[node::SlotRange]),
     deadline: Deadline,
 ) -> Result<Vec<node::GroupHits>, ApiError> {
-    let request = |epoch| node::SearchGroupRequest {
-        target: Some(collection.target(group, epoch)),
+    let request = |map: &ClusterMap| node::SearchGroupRequest {
+        target: Some(collection.target(group, map)),
         queries: queries.iter().map(|q| q.embedding.clone()).collect(),
         k: queries.iter().map(ReadyQuery::group_k).collect(),
         consistency: options.freshness.consistency as i32,
         min_applied_index: options.freshness.min_applied_index(group),
         include_attributes: options.include_attributes,
         filters: filters(queries),
+        // Of the map that the whole search goes by, whatever a newer one says.
+        slots: slots.to_vec(),
     };
-    let call = |node: std::sync::Arc<crate::node_client::NodeClient>, epoch| {
-        let request = request(epoch);
+    let call = |node: Arc<NodeClient>, map: &ClusterMap| {
+        let request = request(map);
         async move { node.search_group(deadline, request).await }
     };
     let answer = match options.freshness.needs_leader() {

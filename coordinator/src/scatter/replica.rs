@@ -13,10 +13,10 @@ use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use super::hedge::HedgeDelay;
-use crate::error::{CallError, Next};
+use crate::error::{CallError, Next, retired};
 use crate::metrics::HEDGES;
 use crate::node_client::NodeClient;
-use crate::routing::Routing;
+use crate::routing::{ClusterMap, Routing};
 
 /// How often all replicas are asked before a group is given up.
 const ROUNDS: usize = 2;
@@ -29,7 +29,7 @@ pub(crate) fn by_preference(mut nodes: Vec<Arc<NodeClient>>) -> Vec<Arc<NodeClie
     nodes
 }
 
-/// Calls a replica of `group` with `call(node, epoch)`. `call` must be a read: it may run more than once.
+/// Calls a replica of `group` with `call(node, map)`. `call` must be a read: it may run more than once.
 pub(crate) async fn call_replica<T, F, Fut>(
     routing: &Routing,
     group: GroupId,
@@ -38,7 +38,7 @@ pub(crate) async fn call_replica<T, F, Fut>(
     call: F,
 ) -> Result<T, ApiError>
 where
-    F: Fn(Arc<NodeClient>, u64) -> Fut,
+    F: Fn(Arc<NodeClient>, &ClusterMap) -> Fut,
     Fut: Future<Output = Result<T, CallError>>,
 {
     let mut backoff = Backoff::in_cluster();
@@ -54,10 +54,14 @@ where
             }
         }
         let map = routing.map().await?;
+        if !map.has(group) {
+            return Err(retired(group));
+        }
         let nodes = by_preference(routing.replicas(&map, group));
-        match race(nodes, deadline, hedge, |node| call(node, map.epoch)).await {
+        match race(nodes, deadline, hedge, |node| call(node, &map)).await {
             Ok(answer) => return Ok(answer),
-            Err(Some(CallError { next: Next::Stop, error })) => return Err(error),
+            // Each replica says so: it is the map that is old.
+            Err(Some(CallError { next: Next::Stop | Next::Moved, error })) => return Err(error),
             Err(error) => last = error,
         }
     }

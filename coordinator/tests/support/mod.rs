@@ -372,6 +372,24 @@ impl ShardService for Double {
         Ok(Response::new(node::DropCollectionResponse {}))
     }
 
+    async fn cut_collection(
+        &self,
+        _: Request<node::CutCollectionRequest>,
+    ) -> Result<Response<node::CutCollectionResponse>, Status> {
+        Err(Status::unimplemented("backups are tested with real nodes"))
+    }
+
+    async fn read_cut(&self, _: Request<node::ReadCutRequest>) -> Result<Response<node::ReadCutResponse>, Status> {
+        Err(Status::unimplemented("backups are tested with real nodes"))
+    }
+
+    async fn import_records(
+        &self,
+        _: Request<node::ImportRecordsRequest>,
+    ) -> Result<Response<node::ImportRecordsResponse>, Status> {
+        Err(Status::unimplemented("backups are tested with real nodes"))
+    }
+
     async fn get_digests(
         &self,
         _: Request<node::GetDigestsRequest>,
@@ -458,6 +476,7 @@ impl MetadataService for Double {
                         vector_space: c.vector_space,
                         create_time: c.create_time,
                         image_count: 0,
+                        quantization: c.quantization,
                     };
                     metadata.next_collection_uid += 1;
                     metadata.collections.push(node::CollectionEntry {

@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| omma_fuzz::with_store(|store| omma_shard::fuzzing::stored(store, bytes)));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| omma_shard::fuzzing::stored(bytes));

@@ -36,12 +36,14 @@ fn had_no_effect(reason: Reason) -> bool {
         reason,
         Reason::NotLeader
             | Reason::UnknownGroup
+            | Reason::SlotsMoved
             | Reason::GroupUnavailable
             | Reason::PartialAnswer
             | Reason::ClusterForming
             | Reason::ShuttingDown
             | Reason::Overloaded
             | Reason::IndexBehind
+            | Reason::DiskFull
     )
 }
 

@@ -27,7 +27,17 @@ const TABLE: Rows = &[
             ("TransferLeader", NODES),
         ],
     ),
-    ("omma.internal.v1.PlacementService", &[("ObserveNode", NODES), ("ChangeMembers", NODES)]),
+    (
+        "omma.internal.v1.PlacementService",
+        &[
+            ("ObserveNode", NODES),
+            ("ChangeMembers", NODES),
+            ("StepSlots", NODES),
+            ("ExportSlots", NODES),
+            ("ImportSlots", NODES),
+            ("PurgeSlots", NODES),
+        ],
+    ),
     (
         "omma.internal.v1.MetadataService",
         &[("GetMetadata", ALL), ("ProposeMetadata", ALL), ("Discover", NODES), ("Join", NODES)],
@@ -43,6 +53,9 @@ const TABLE: Rows = &[
             ("DropCollection", ALL),
             ("GetNodeStatus", ALL),
             ("GetDigests", ALL),
+            ("CutCollection", ALL),
+            ("ReadCut", ALL),
+            ("ImportRecords", ALL),
         ],
     ),
     ("grpc.health.v1.Health", &[("Check", ALL), ("List", ALL), ("Watch", ALL)]),

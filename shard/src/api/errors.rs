@@ -7,16 +7,21 @@ use omma_proto::internal::v1::ImageRefusal;
 
 use crate::group::state_machine::StateError;
 use crate::index::IndexError;
+use crate::store::StoreError;
 
 /// The state cannot answer.
 pub(super) fn state(error: &StateError) -> ApiError {
     let reason = match error {
-        StateError::Damaged { .. } => Reason::DataLoss,
+        StateError::Damaged { .. } | StateError::Store(StoreError::Damaged { .. }) => Reason::DataLoss,
         StateError::Index(IndexError::Busy { .. }) => Reason::Overloaded,
         StateError::Index(_) => Reason::Internal,
+        StateError::CutGone => Reason::BackupExpired,
+        StateError::TooManyCuts(_) => Reason::Overloaded,
         StateError::Settling => Reason::GroupUnavailable,
         StateError::Dropped => Reason::CollectionNotFound,
-        StateError::Store(_) | StateError::Transfer(_) => Reason::Internal,
+        StateError::SlotsMoved => Reason::SlotsMoved,
+        StateError::NoRoom(_) => Reason::DiskFull,
+        StateError::Store(_) | StateError::File { .. } | StateError::Transfer(_) => Reason::Internal,
     };
     ApiError::new(reason, error.to_string())
 }
@@ -25,6 +30,11 @@ pub(super) fn state(error: &StateError) -> ApiError {
 pub(super) fn unknown_group(group: GroupId) -> ApiError {
     ApiError::new(Reason::UnknownGroup, format!("this node has no replica of group {group}; refresh the cluster map"))
         .with("group_id", group)
+}
+
+/// The group does not own all slots of the request, or some of them are being handed over.
+pub(super) fn slots_moved() -> ApiError {
+    ApiError::new(Reason::SlotsMoved, "slots of the request are on the move; refresh the cluster map")
 }
 
 /// A required part of a request between nodes is missing.
@@ -51,6 +61,10 @@ pub(super) fn refusal(why: ImageRefusal, uid: u64) -> ApiError {
         ),
         ImageRefusal::RequestIdReused => {
             ApiError::field("request_id", "was used before, for another write: use a new one for each write")
+        }
+        ImageRefusal::SlotsMoved => slots_moved(),
+        ImageRefusal::OutOfStep => {
+            ApiError::new(Reason::MembersChanged, "the move of slots is at another step than this was planned for")
         }
         ImageRefusal::Invalid | ImageRefusal::Unspecified => {
             ApiError::new(Reason::Internal, "a replicated command was not understood")

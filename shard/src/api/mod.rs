@@ -1,13 +1,16 @@
 //! gRPC in: what coordinators and peers may ask of this node.
 
 mod access;
+mod backup;
 mod beat;
+mod checks;
 mod errors;
 mod metadata;
 mod placement;
 mod put;
 pub(crate) mod raft;
 mod shard;
+mod slots;
 
 use std::sync::Arc;
 
@@ -48,6 +51,7 @@ pub(crate) async fn serve(
         .build_v1()?;
     let shards = ShardServiceServer::new(shard::ShardApi { node: node.clone() });
     let metadata = MetadataServiceServer::new(metadata::MetadataApi { node: node.clone() });
+    let placement = PlacementServiceServer::new(placement::PlacementApi { node: node.clone() });
     let checked = access::ByKind { ask: !matches!(security, Security::Plain) };
     let incoming = Incoming::over(listener, security, node.config.connections);
     Server::builder()
@@ -63,7 +67,9 @@ pub(crate) async fn serve(
         .add_service(reflection)
         .add_service(shards.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(metadata.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(PlacementServiceServer::new(placement::PlacementApi { node: node.clone() }))
+        .add_service(
+            placement.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(raft::RaftApi::service(node.host.clone()))
         .serve_with_incoming_shutdown(incoming, shutdown.begun())
         .await?;

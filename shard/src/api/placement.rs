@@ -6,10 +6,10 @@ use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_proto::internal::v1::change_members_request::Change;
 use omma_proto::internal::v1::placement_service_server::PlacementService;
-use omma_proto::internal::v1::{ChangeMembersRequest, ChangeMembersResponse, ObserveNodeRequest, ObserveNodeResponse};
+use omma_proto::internal::v1::*;
 use tonic::{Request, Response, Status};
 
-use super::errors;
+use super::{errors, slots};
 use crate::group::MemberChange;
 use crate::node::Node;
 
@@ -47,5 +47,31 @@ impl PlacementService for PlacementApi {
         };
         replica.change_members(members_index, change, deadline).await.map_err(ApiError::from)?;
         Ok(Response::new(ChangeMembersResponse {}))
+    }
+
+    async fn step_slots(&self, request: Request<StepSlotsRequest>) -> Result<Response<StepSlotsResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        Ok(Response::new(slots::step(&self.node, request.into_inner(), deadline).await?))
+    }
+
+    async fn export_slots(
+        &self,
+        request: Request<ExportSlotsRequest>,
+    ) -> Result<Response<ExportSlotsResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        Ok(Response::new(slots::export(&self.node, request.into_inner(), deadline).await?))
+    }
+
+    async fn import_slots(
+        &self,
+        request: Request<ImportSlotsRequest>,
+    ) -> Result<Response<ImportSlotsResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        Ok(Response::new(slots::import(&self.node, request.into_inner(), deadline).await?))
+    }
+
+    async fn purge_slots(&self, request: Request<PurgeSlotsRequest>) -> Result<Response<PurgeSlotsResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        Ok(Response::new(slots::purge(&self.node, request.into_inner(), deadline).await?))
     }
 }

@@ -18,12 +18,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
+use super::checks::check_leader;
 use super::{beat, errors, put};
 use crate::encoder::Line;
-use crate::group::{Barrier, GroupState, Role};
+use crate::group::{Barrier, GroupError};
 use crate::images::command::{self, RECORDS_PER_COMMAND};
 use crate::images::digests::Mark;
 use crate::images::recall::Answered;
+use crate::images::slots::slot_set;
 use crate::images::{ImageHit, ImageState};
 use crate::metrics::{REFUSED, SEARCH_SECONDS};
 use crate::node::{Node, Shard, blocking};
@@ -32,7 +34,7 @@ pub(super) struct ShardApi {
     pub(super) node: Arc<Node>,
 }
 
-type Answer<T> = Result<T, ApiError>;
+pub(super) type Answer<T> = Result<T, ApiError>;
 
 #[tonic::async_trait]
 impl ShardService for ShardApi {
@@ -81,6 +83,24 @@ impl ShardService for ShardApi {
         Ok(Response::new(blocking(move || node.status()).await))
     }
 
+    async fn cut_collection(
+        &self,
+        request: Request<CutCollectionRequest>,
+    ) -> Result<Response<CutCollectionResponse>, Status> {
+        self.call(request, "cut_collection", |api, message, deadline| api.cut_collection(message, deadline)).await
+    }
+
+    async fn read_cut(&self, request: Request<ReadCutRequest>) -> Result<Response<ReadCutResponse>, Status> {
+        self.call(request, "read_cut", |api, message, deadline| api.read_cut(message, deadline)).await
+    }
+
+    async fn import_records(
+        &self,
+        request: Request<ImportRecordsRequest>,
+    ) -> Result<Response<ImportRecordsResponse>, Status> {
+        self.call(request, "import_records", |api, message, deadline| api.import_records(message, deadline)).await
+    }
+
     async fn get_digests(&self, request: Request<GetDigestsRequest>) -> Result<Response<GetDigestsResponse>, Status> {
         self.call(request, "get_digests", |api, message, _| api.digests(message)).await
     }
@@ -102,20 +122,28 @@ impl ShardApi {
         answer.map(Response::new).map_err(Status::from)
     }
 
-    fn shard(&self, target: Option<Target>) -> Answer<(Shard, Target)> {
+    pub(super) fn shard(&self, target: Option<Target>) -> Answer<(Shard, Target)> {
         let target = target.ok_or_else(|| errors::missing("target"))?;
         let shard = self.node.shard(target.group_id).ok_or_else(|| errors::unknown_group(target.group_id))?;
+        if self.node.host.is_damaged(target.group_id) {
+            let why = "this replica is damaged and about to be built again";
+            return Err(GroupError::Unavailable { group: target.group_id, why }.into());
+        }
         Ok((shard, target))
     }
 
     async fn put(&self, request: PutImagesRequest, deadline: Deadline) -> Answer<PutImagesResponse> {
         let (shard, target) = self.shard(request.target)?;
         check_leader(&self.node, &shard.replica.status())?;
+        self.node.check_room(&shard.replica.status())?;
         self.check_tail(&shard.state, target.collection_uid)?;
         if request.images.len() > RECORDS_PER_COMMAND {
             return Err(ApiError::field("images", format!("are more than {RECORDS_PER_COMMAND}")));
         }
         let ids: Vec<String> = request.images.iter().map(|i| i.id.clone()).collect();
+        if !shard.state.may_write(&ids) {
+            return Err(errors::slots_moved());
+        }
         let line = Line { client: request.client, urgent: false };
         let encodes = request.images.iter().any(|i| matches!(i.content, Some(Content::Picture(_))));
         let prepared = put::prepare(&self.node, &shard.state, &target, request.images, line, deadline).await?;
@@ -127,7 +155,11 @@ impl ShardApi {
         let (outcome, applied_index) = match sent {
             0 => (ImageOutcome::default(), shard.replica.status().applied),
             _ => {
-                let command = Command::Put(PutRecords { dimension: target.dimension, records });
+                let command = Command::Put(PutRecords {
+                    dimension: target.dimension,
+                    records,
+                    quantization: target.quantization,
+                });
                 self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?
             }
         };
@@ -141,6 +173,7 @@ impl ShardApi {
 
     async fn delete(&self, request: DeleteImagesRequest, deadline: Deadline) -> Answer<DeleteImagesResponse> {
         let (shard, target) = self.shard(request.target)?;
+        self.node.config.room.for_log().map_err(GroupError::from)?;
         let command = Command::Delete(DeleteRecords { ids: request.ids });
         let (outcome, applied_index) =
             self.propose(&shard, &request.request_id, target.collection_uid, command, deadline).await?;
@@ -159,7 +192,7 @@ impl ShardApi {
     }
 
     /// Proposes a command and returns what it did, and at which log index.
-    async fn propose(
+    pub(super) async fn propose(
         &self,
         shard: &Shard,
         request_id: &str,
@@ -177,18 +210,22 @@ impl ShardApi {
 
     async fn get(&self, request: GetImagesRequest, deadline: Deadline) -> Answer<GetImagesResponse> {
         let (shard, target) = self.shard(request.target)?;
-        let barrier = barrier(request.consistency, request.min_applied_index);
-        shard.replica.read_barrier(barrier, deadline).await?;
+        fresh(&shard, &target, request.consistency, request.min_applied_index, deadline).await?;
         let turn = self.turn(deadline).await?;
+        let node = self.node.clone();
         let read = move || {
             let _turn = turn;
+            let served = shard.state.serves(&request.ids).map_err(|e| errors::state(&e))?;
             let (mut images, mut room) = (Vec::new(), Room::in_message());
             for id in &request.ids {
                 in_time(deadline)?;
                 let found = shard.state.get(target.collection_uid, id, request.include_embedding);
-                let Some(image) = found.map_err(|e| errors::state(&e))? else { continue };
+                let Some(image) = found.map_err(|e| node.read_error(target.group_id, &e))? else { continue };
                 room.take(&image)?;
                 images.push(image);
+            }
+            if !served.still() {
+                return Err(errors::slots_moved());
             }
             Ok(GetImagesResponse { images })
         };
@@ -198,10 +235,12 @@ impl ShardApi {
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
         let (shard, target) = self.shard(request.target.clone())?;
         let (consistency, attributes) = (request.consistency, request.include_attributes);
-        let barrier = barrier(consistency, request.min_applied_index);
+        let min_applied_index = request.min_applied_index;
+        let slots = Some(slot_set(&request.slots)).filter(|slots| !slots.is_empty());
         let queries = queries(request, target.dimension)?;
         let span = telemetry::child(|| tracing::debug_span!("read barrier", group = target.group_id));
-        let applied_index = shard.replica.read_barrier(barrier, deadline).instrument(span).await?;
+        let fresh = fresh(&shard, &target, consistency, min_applied_index, deadline);
+        let applied_index = fresh.instrument(span).await?;
         let span = telemetry::child(|| tracing::debug_span!("wait for a turn"));
         let turn = self.turn(deadline).instrument(span).await?;
         let uid = target.collection_uid;
@@ -215,10 +254,11 @@ impl ShardApi {
             for GroupQuery { embedding, k, filter } in &queries {
                 in_time(deadline)?;
                 let begun = Instant::now();
-                let found = shard.state.search_where(uid, embedding, *k, filter.as_ref(), attributes);
-                let found = found.map_err(|e| errors::state(&e))?;
+                let found = shard.state.search_in(uid, embedding, *k, filter.as_ref(), slots.as_ref(), attributes);
+                let found = found.map_err(|e| node.read_error(target.group_id, &e))?;
                 SEARCH_SECONDS.took(begun.elapsed());
-                if filter.is_none() && node.recall.wants() {
+                // While slots move, the exact search would see images that are not sought here.
+                if filter.is_none() && shard.state.slot_move().0.is_none() && node.recall.wants() {
                     let (query, hits) = (embedding.clone(), found.clone());
                     node.recall.offer(&shard.state, Answered { uid, query, k: *k, hits, applied: applied_index });
                 }
@@ -232,7 +272,7 @@ impl ShardApi {
     }
 
     /// Waits for a place among the reads that run.
-    async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
+    pub(super) async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {
@@ -265,11 +305,12 @@ impl ShardApi {
         let marks = self.node.digests(request.group_id).await;
         let marks = marks.ok_or_else(|| errors::unknown_group(request.group_id))?;
         let mark = |m: Mark| DigestMark { applied_index: m.applied, digest: m.digest.into() };
-        Ok(GetDigestsResponse { marks: marks.into_iter().map(mark).collect() })
+        let without_room = self.node.config.room.for_images().is_err();
+        Ok(GetDigestsResponse { marks: marks.into_iter().map(mark).collect(), without_room })
     }
 
     /// Refuses writes while too much waits for the graph: searches would slow down without end.
-    fn check_tail(&self, state: &ImageState, uid: u64) -> Answer<()> {
+    pub(super) fn check_tail(&self, state: &ImageState, uid: u64) -> Answer<()> {
         let (tail, limit) = (state.tail(uid), self.node.config.max_tail);
         if tail <= limit {
             return Ok(());
@@ -303,27 +344,21 @@ fn in_time(deadline: Deadline) -> Answer<()> {
     if deadline.passed() { Err(late()) } else { Ok(()) }
 }
 
-/// Spares a follower the work of encoding what it cannot propose. The proposal itself is what is safe.
-fn check_leader(node: &Node, state: &GroupState) -> Answer<()> {
-    if state.role == Role::Leader {
-        return Ok(());
-    }
-    let mut error = ApiError::new(Reason::NotLeader, format!("this node does not lead group {}", state.group));
-    if let Some(leader) = state.leader {
-        error = error.with("leader_node_id", leader);
-        if let Some(address) = node.addresses.get(leader) {
-            error = error.with("leader_address", address);
-        }
-    }
-    Err(error)
-}
-
-fn barrier(consistency: i32, min_applied_index: u64) -> Barrier {
-    match Consistency::try_from(consistency) {
+/// Waits until the replica's state is as fresh as a read asks, and knows the slots that the sender's map gives its group.
+async fn fresh(
+    shard: &Shard,
+    target: &Target,
+    consistency: i32,
+    min_applied_index: u64,
+    deadline: Deadline,
+) -> Answer<u64> {
+    let barrier = match Consistency::try_from(consistency) {
         Ok(Consistency::Any) => Barrier::Any,
-        Ok(Consistency::Session) => Barrier::AtLeast(min_applied_index),
+        Ok(Consistency::Session) => Barrier::AtLeast(min_applied_index.max(target.slots_index)),
         _ => Barrier::Linearizable,
-    }
+    };
+    let applied = shard.replica.read_barrier(barrier, deadline).await?;
+    if applied < target.slots_index { Err(errors::slots_moved()) } else { Ok(applied) }
 }
 
 /// One query of a group.

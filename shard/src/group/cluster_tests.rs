@@ -17,6 +17,7 @@ use super::state_machine::StateMachine;
 use super::test_state::{Disk, MemoryState};
 use super::*;
 use crate::api::raft::RaftApi;
+use crate::room::Room;
 
 const GROUP: GroupId = 1;
 
@@ -78,7 +79,7 @@ impl Cluster {
         let place = self.places.entry(id).or_insert_with(new);
         let (folder, timings, addresses) = (place.folder.clone(), self.timings.clone(), self.addresses.clone());
         let host = tokio::task::spawn_blocking(move || {
-            GroupHost::open(&folder, id, timings, addresses, Default::default()).unwrap()
+            GroupHost::open(&folder, id, timings, addresses, Default::default(), Room::unchecked()).unwrap()
         });
         let host = host.await.unwrap();
         let state = MemoryState::on(&place.disk);

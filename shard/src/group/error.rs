@@ -5,6 +5,7 @@ use omma_common::ids::{GroupId, NodeId};
 
 use super::log_record::Damaged;
 use super::state_machine::StateError;
+use crate::room::NoRoom;
 use crate::store::StoreError;
 
 /// A request to a replica failed.
@@ -79,6 +80,9 @@ pub enum GroupError {
     /// Timings that contradict each other.
     #[error("unusable Raft timings: {0}")]
     Configuration(String),
+    /// The disk is nearly full.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The log's store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -118,7 +122,12 @@ impl GroupError {
             GroupError::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
             GroupError::UnknownGroup(_) | GroupError::OtherNode { .. } => Reason::UnknownGroup,
             GroupError::Stopped(_) => Reason::ShuttingDown,
-            GroupError::Damaged(_) | GroupError::State(StateError::Damaged { .. }) => Reason::DataLoss,
+            GroupError::NoRoom(_) | GroupError::State(StateError::NoRoom(_)) => Reason::DiskFull,
+            GroupError::Damaged(_)
+            | GroupError::Store(StoreError::Damaged { .. })
+            | GroupError::State(StateError::Damaged { .. } | StateError::Store(StoreError::Damaged { .. })) => {
+                Reason::DataLoss
+            }
             GroupError::Membership { .. } => Reason::MembersChanged,
             GroupError::Configuration(_)
             | GroupError::Store(_)

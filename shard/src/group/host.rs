@@ -1,6 +1,6 @@
 //! All replicas of this process, and what they share: the log's store, connections, the folder for snapshots.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use omma_common::tls::Dialer;
 use openraft::RaftLogReader;
 use parking_lot::Mutex;
 
+use super::damage::Damage;
 use super::error::GroupError;
 use super::log_db::LogDb;
 use super::log_store::LogStore;
@@ -21,11 +22,15 @@ use super::quiet::Quiet;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
 use super::timings::RaftTimings;
+use crate::room::Room;
+use crate::store::StoreError;
 
 /// One per process.
 pub struct GroupHost {
     pub(super) node: NodeId,
     pub(super) spool: PathBuf,
+    /// For what comes from other replicas.
+    pub(super) room: Room,
     timings: RaftTimings,
     peers: Arc<Peers>,
     log: Arc<LogDb>,
@@ -50,6 +55,7 @@ impl GroupHost {
         timings: RaftTimings,
         addresses: AddressBook,
         dialer: Dialer,
+        room: Room,
     ) -> Result<Arc<Self>, GroupError> {
         timings.config(0)?;
         let (raft, spool) = (data_dir.join("raft"), data_dir.join("spool"));
@@ -65,6 +71,7 @@ impl GroupHost {
         Ok(Arc::new(Self {
             node: node_id,
             spool,
+            room,
             timings,
             peers: Arc::new(Peers::new(addresses, dialer)),
             log: LogDb::open(&raft)?,
@@ -107,9 +114,14 @@ impl GroupHost {
 
     async fn start_new(&self, group: GroupId, state: Arc<dyn StateMachine>) -> Result<Replica, GroupError> {
         let fatal = |reason: String| GroupError::Fatal { group, reason };
-        let mut log = self.log_of(group).await?;
+        let mut log = self.log_of(group).await.inspect_err(|error| {
+            if let GroupError::Damaged(found) = error {
+                self.log.damage.log(found);
+            }
+        })?;
         let promised = log.read_vote().await.map_err(|e| fatal(e.to_string()))?.is_some();
-        let machine = Machine::new(state.clone()).await.map_err(|e| fatal(e.to_string()))?;
+        let machine =
+            Machine::new(group, state.clone(), self.log.damage.clone()).await.map_err(|e| fatal(e.to_string()))?;
         let network = Network { group, me: self.node, peers: self.peers.clone() };
         let config = openraft::Config { enable_elect: !promised, ..self.timings.config(group)? };
         let raft = super::types::Raft::new(self.node, Arc::new(config), network, log.clone(), machine);
@@ -175,8 +187,41 @@ impl GroupHost {
         if self.get(group).is_some() {
             return Err(GroupError::Unavailable { group, why: "its replica still runs" });
         }
-        let erased = self.log_of(group).await?.erase().await;
+        let log = match self.log_of(group).await {
+            Err(GroupError::Damaged(_)) => {
+                let db = self.log.clone();
+                let remains = tokio::task::spawn_blocking(move || LogStore::remains(&db, group)).await;
+                remains.map_err(|e| GroupError::Fatal { group, reason: e.to_string() })??
+            }
+            log => log?,
+        };
+        let erased = log.erase().await;
         erased.map_err(|source| GroupError::Io { what: format!("cannot erase the log of group {group}"), source })
+    }
+
+    /// Damage that was found in logs and states and not yet undone, by group.
+    pub fn damaged(&self) -> BTreeMap<GroupId, Damage> {
+        self.log.damage.all()
+    }
+
+    /// Whether a group's copy here is damaged.
+    pub fn is_damaged(&self, group: GroupId) -> bool {
+        self.log.damage.is_noted(group)
+    }
+
+    /// Takes note of damage that was found elsewhere.
+    pub fn note_damage(&self, group: GroupId, reason: String) {
+        self.log.damage.note(group, Damage { reason, vote_lost: false });
+    }
+
+    /// To be called when a damaged copy is out of use.
+    pub fn forget_damage(&self, group: GroupId) {
+        self.log.damage.forget(group);
+    }
+
+    /// Damage or lack of room that has ended the use of the logs' store.
+    pub fn store_trouble(&self) -> Option<StoreError> {
+        self.log.trouble()
     }
 
     /// Stops all replicas, flushes their states and the logs, and closes the store. Leaderships are not handed over:

@@ -50,6 +50,15 @@ impl GroupHost {
         self.get(group).ok_or_else(|| refuse(GroupError::UnknownGroup(group)))
     }
 
+    /// Entries are refused before the disk is full: after a failed write the store would take nothing more, and the
+    /// leader sends them again.
+    fn check_room(&self, request: &proto::AppendRequest) -> Result<(), Status> {
+        match request.entries.is_empty() {
+            true => Ok(()),
+            false => self.room.for_log().map_err(|why| refuse(why.into())),
+        }
+    }
+
     /// A candidate asks for this replica's vote, or whether it would get it.
     pub async fn handle_vote(&self, request: proto::VoteRequest) -> Result<proto::VoteResponse, Status> {
         let replica = self.find(request.group_id, request.to)?;
@@ -74,6 +83,7 @@ impl GroupHost {
     pub async fn handle_append(&self, request: proto::AppendRequest) -> Result<proto::AppendResponse, Status> {
         let group = request.group_id;
         let replica = self.find(group, request.to)?;
+        self.check_room(&request)?;
         let append = wire::read_append_request(request).map_err(malformed)?;
         let answer = replica.raft().append_entries(append).await;
         answer.map(|answer| wire::append_response(&answer)).map_err(|_| stopped(group))
@@ -97,7 +107,14 @@ impl GroupHost {
                 Ok(replica) => replica,
                 Err(status) => return stream::iter([Err(status)]).boxed(),
             };
+            if let Err(status) = host.check_room(&first) {
+                return stream::iter([Err(status)]).boxed();
+            }
             let all = stream::iter([Ok(first)]).chain(requests);
+            // The next stream is refused with the reason.
+            let all = all.take_while(move |request| {
+                future::ready(request.as_ref().map_or(true, |request| host.check_room(request).is_ok()))
+            });
             let appends = all.scan((), move |(), request| append_of(group, request)).boxed();
             let answers = replica.raft().stream_append(appends);
             answers
@@ -126,6 +143,7 @@ impl GroupHost {
             .receiving()
             .try_lock()
             .map_err(|_| refuse(GroupError::Unavailable { group, why: "it is receiving a snapshot already" }))?;
+        self.room.for_images().map_err(|why| refuse(why.into()))?;
         let spool = receive(self.spool.clone(), &mut messages).await?;
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Spooled(spool) };
         let answer = replica.raft().install_full_snapshot(vote, snapshot).await;

@@ -12,12 +12,13 @@ use omma_proto::internal::v1 as proto;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::damage::DamageNotes;
 use super::error::GroupError;
 use super::log_record::{Damaged, Kind, damaged, key, unseal};
 use super::log_writer::{self, Counters, Job, LogCounters};
 use super::types::{Entry, LogId, Vote};
 use super::wire;
-use crate::store::{Store, Table};
+use crate::store::{Store, StoreError, Table};
 
 pub(super) const TABLE: &str = "log";
 /// Memory of the store for what it reads back; replication is served from the tails instead.
@@ -33,6 +34,7 @@ pub(super) struct LogDb {
     table: Mutex<Option<Table>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     counters: Arc<Counters>,
+    pub(super) damage: DamageNotes,
     /// Bytes of entries in memory, of all groups.
     pub(super) tail_bytes: Arc<AtomicUsize>,
 }
@@ -55,6 +57,7 @@ impl LogDb {
             table: Mutex::new(Some(table)),
             writer: Mutex::new(Some(writer)),
             counters,
+            damage: DamageNotes::default(),
             tail_bytes: Arc::default(),
         }))
     }
@@ -63,6 +66,18 @@ impl LogDb {
     pub(super) fn load(&self, group: GroupId) -> Result<Loaded, GroupError> {
         let table = self.table.lock().clone().ok_or(GroupError::Stopped(group))?;
         load(&table, group)
+    }
+
+    /// What can be told of a log that is damaged, to erase it: its vote, and a last entry that is none before the one it
+    /// had. Blocks.
+    pub(super) fn load_remains(&self, group: GroupId) -> Result<Loaded, GroupError> {
+        let table = self.table.lock().clone().ok_or(GroupError::Stopped(group))?;
+        load_remains(&table, group)
+    }
+
+    /// Damage or lack of room that has ended the use of the store.
+    pub(super) fn trouble(&self) -> Option<StoreError> {
+        self.table.lock().as_ref().and_then(Table::trouble)
     }
 
     /// Operations that wait for the writer.
@@ -92,14 +107,20 @@ impl LogDb {
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for index in from..end {
             let value = table.get(key(group, Kind::Entry, index)).map_err(io::Error::other)?;
-            let value = value.ok_or_else(|| io::Error::other(damaged(group, Kind::Entry, index, "it is missing")))?;
+            let found = value.ok_or_else(|| damaged(group, Kind::Entry, index, "it is missing"));
+            let value = found.map_err(|e| self.unusable(e))?;
             bytes += value.len();
             if bytes > budget && !entries.is_empty() {
                 break;
             }
-            entries.push(read_entry(group, index, &value).map_err(io::Error::other)?);
+            entries.push(read_entry(group, index, &value).map_err(|e| self.unusable(e))?);
         }
         Ok((entries, bytes))
+    }
+
+    fn unusable(&self, found: Damaged) -> io::Error {
+        self.damage.log(&found);
+        io::Error::other(found)
     }
 }
 
@@ -151,6 +172,27 @@ fn load(table: &Table, group: GroupId) -> Result<Loaded, GroupError> {
         }
     };
     Ok(Loaded { vote, committed, purged, erased, first, last })
+}
+
+fn load_remains(table: &Table, group: GroupId) -> Result<Loaded, GroupError> {
+    let vote = table.get(key(group, Kind::Vote, 0))?;
+    let vote = vote.map(|v| unseal::<proto::RaftVote>(group, Kind::Vote, 0, &v)).transpose()?;
+    let vote = vote.as_ref().map(wire::read_vote);
+    let erased = table.get(key(group, Kind::Erased, 0))?;
+    let erased = erased.and_then(|v| unseal::<proto::RaftLogId>(group, Kind::Erased, 0, &v).ok());
+    let (mut first, mut end) = (None, 0);
+    let entries = key(group, Kind::Entry, 0);
+    for entry in table.prefix(&entries[..entries.len() - size_of::<u64>()]) {
+        let index = entry?.0.last_chunk().map_or(0, |index| u64::from_be_bytes(*index));
+        first.get_or_insert(index);
+        end = index + 1;
+    }
+    // No entry was of a later term than the vote. Without entries it is not known how far the log went: anything of a
+    // later term is further.
+    let index = if end > 0 { end - 1 } else { u64::MAX };
+    let last = vote.map(|vote| LogId { leader_id: vote.leader_id, index });
+    let erased = erased.as_ref().map(wire::read_log_id);
+    Ok(Loaded { vote, committed: None, purged: None, erased, first: first.unwrap_or(0), last })
 }
 
 /// The index after the last entry. The log has no holes, so that can be searched for; scanning a table backwards

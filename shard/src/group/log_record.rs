@@ -26,7 +26,7 @@ pub(super) enum Kind {
     Erased = 4,
 }
 
-/// A record of the log cannot be used. The replica stops; remove the node and let it join again as a new one.
+/// A record of the log cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the log of group {group} is damaged at {what} {index}: {reason}")]
 pub struct Damaged {
@@ -38,6 +38,13 @@ pub struct Damaged {
     pub index: u64,
     /// What is wrong.
     pub reason: String,
+}
+
+impl Damaged {
+    /// Whether it is the vote.
+    pub(super) fn is_vote(&self) -> bool {
+        self.what == Kind::Vote.name()
+    }
 }
 
 impl Kind {

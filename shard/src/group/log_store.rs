@@ -78,10 +78,19 @@ pub(super) struct LogStore {
 impl LogStore {
     /// The log of `group`. To be called once per group: only clones of what this returns share its memory. Blocks.
     pub(super) fn open(db: &Arc<LogDb>, group: GroupId) -> Result<Self, GroupError> {
-        let Loaded { vote, committed, purged, erased, first, last } = db.load(group)?;
+        Ok(Self::of(db, group, db.load(group)?))
+    }
+
+    /// What is left of a damaged log: good for erasing it only. Blocks.
+    pub(super) fn remains(db: &Arc<LogDb>, group: GroupId) -> Result<Self, GroupError> {
+        Ok(Self::of(db, group, db.load_remains(group)?))
+    }
+
+    fn of(db: &Arc<LogDb>, group: GroupId, loaded: Loaded) -> Self {
+        let Loaded { vote, committed, purged, erased, first, last } = loaded;
         let (tail, all_tails) = (LogTail::default(), db.tail_bytes.clone());
         let log = Log { vote, committed, purged, erased, first, last, tail, issued: 0, cuts: 0, all_tails };
-        Ok(Self { db: db.clone(), group, log: Arc::new(Mutex::new(log)), written: Arc::default() })
+        Self { db: db.clone(), group, log: Arc::new(Mutex::new(log)), written: Arc::default() }
     }
 
     fn key(&self, kind: Kind, index: u64) -> Key {

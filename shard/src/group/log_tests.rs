@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::group::damage::DamageNotes;
 use crate::group::log_db::{BACKGROUND_FLUSH, TABLE};
 use crate::group::log_record::Damaged;
 use crate::group::machine::Machine;
@@ -32,7 +33,7 @@ impl StoreBuilder<Config, LogStore, Machine, Guard> for Builder {
         let dir = tempfile::tempdir().unwrap();
         let db = LogDb::open(dir.path()).unwrap();
         let log = LogStore::open(&db, 7).unwrap();
-        let machine = Machine::new(Arc::new(MemoryState::default())).await.unwrap();
+        let machine = Machine::new(1, Arc::new(MemoryState::default()), DamageNotes::default()).await.unwrap();
         Ok((Guard { _dir: dir, db }, log, machine))
     }
 }

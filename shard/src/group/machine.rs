@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
+use omma_common::ids::GroupId;
 use omma_proto::internal::v1 as proto;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use prost::Message;
 
+use super::damage::DamageNotes;
 use super::snapshot::SnapshotData;
-use super::state_machine::{Committed, StateMachine};
+use super::state_machine::{Committed, StateError, StateMachine};
 use super::types::{Command, Config, LogId, Snapshot, SnapshotMeta, StoredMembership};
 use super::wire;
 use crate::metrics::{APPLIED_ENTRIES, APPLY_SECONDS, SNAPSHOTS};
@@ -23,7 +25,9 @@ const CHUNK_BYTES: usize = 4 << 20;
 
 /// openraft's view of a [`StateMachine`].
 pub(super) struct Machine {
+    group: GroupId,
     state: Arc<dyn StateMachine>,
+    damage: DamageNotes,
     applied: SnapshotMeta,
 }
 
@@ -47,13 +51,20 @@ fn encode(meta: &SnapshotMeta) -> Bytes {
 
 impl Machine {
     /// Begins where `state` stands.
-    pub(super) async fn new(state: Arc<dyn StateMachine>) -> io::Result<Self> {
-        let stored = blocking({
-            let state = state.clone();
-            move || state.raft_state()
-        })
-        .await?;
-        Ok(Self { state, applied: stored.map(decode).transpose()?.unwrap_or_default() })
+    pub(super) async fn new(group: GroupId, state: Arc<dyn StateMachine>, damage: DamageNotes) -> io::Result<Self> {
+        let mut machine = Self { group, state, damage, applied: SnapshotMeta::default() };
+        let stored = machine.run(|state| state.raft_state()).await?;
+        machine.applied = stored.map(decode).transpose()?.unwrap_or_default();
+        Ok(machine)
+    }
+
+    /// Runs `work` where it may block, and notes the damage that it meets.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn StateMachine) -> Result<T, StateError> + Send + 'static,
+    ) -> io::Result<T> {
+        let (group, state, damage) = (self.group, self.state.clone(), self.damage.clone());
+        blocking(move || work(&*state).inspect_err(|error| damage.state(group, error))).await
     }
 
     async fn apply_chunk(&mut self, chunk: Vec<EntryResponder<Config>>) -> io::Result<()> {
@@ -76,9 +87,9 @@ impl Machine {
             entries.push(Committed { index: entry.log_id.index, command });
             responders.push(responder);
         }
-        let (state, raft) = (self.state.clone(), encode(&self.applied));
+        let raft = encode(&self.applied);
         let begun = Instant::now();
-        let outcomes = blocking(move || state.apply(entries, raft)).await?;
+        let outcomes = self.run(move |state| state.apply(entries, raft)).await?;
         let done = Instant::now();
         APPLY_SECONDS.took(done - begun);
         APPLIED_ENTRIES.add(responders.len() as u64);
@@ -137,9 +148,8 @@ impl RaftStateMachine<Config> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
-        let (state, raft) = (self.state.clone(), encode(meta));
-        let chunks = snapshot.chunks()?;
-        blocking(move || state.install(raft, chunks)).await?;
+        let (raft, chunks) = (encode(meta), snapshot.chunks()?);
+        self.run(move |state| state.install(raft, chunks)).await?;
         SNAPSHOTS.inc();
         self.applied = meta.clone();
         Ok(())
@@ -150,8 +160,7 @@ impl RaftStateMachine<Config> for Machine {
         if self.applied.last_log_id.is_none() {
             return Ok(None);
         }
-        let state = self.state.clone();
-        let (raft, chunks) = blocking(move || state.snapshot()).await?;
+        let (raft, chunks) = self.run(|state| state.snapshot()).await?;
         Ok(Some(Snapshot { meta: decode(raft)?, snapshot: SnapshotData::Live(chunks) }))
     }
 }

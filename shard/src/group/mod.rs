@@ -6,6 +6,7 @@
 //! [`state_machine::StateMachine`]), [`network`] over [`peers`], [`snapshot`] (transfer), [`wire`] (what is sent and
 //! stored), [`trail`] (traces).
 
+mod damage;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -35,6 +36,7 @@ mod cluster_tests;
 #[cfg(test)]
 mod test_state;
 
+pub use damage::Damage;
 pub use error::GroupError;
 pub use host::GroupHost;
 pub use log_writer::LogCounters;

@@ -1,7 +1,10 @@
 //! What a group needs of the state that it replicates, without a word of openraft.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 
+use crate::room::NoRoom;
 use crate::store::StoreError;
 
 /// One committed log entry.
@@ -33,9 +36,31 @@ pub enum StateError {
     /// The collection was deleted.
     #[error("the collection was deleted")]
     Dropped,
+    /// The group does not serve all the slots that were asked for.
+    #[error("this replica does not serve these slots; refresh the cluster map")]
+    SlotsMoved,
+    /// A cut is not there any more.
+    #[error(
+        "the backup's cut is gone: it was not read for two minutes, or too much was removed; begin the group again"
+    )]
+    CutGone,
+    /// More cuts than there may be.
+    #[error("{0} backups of this group are under way already: try again in two minutes")]
+    TooManyCuts(usize),
     /// The vector index failed.
     #[error("the index failed: {0}")]
     Index(#[from] crate::index::IndexError),
+    /// A file beside the store cannot be used.
+    #[error("cannot use {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is too little room for what could be done without.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// Reading a transferred snapshot failed.
     #[error("cannot read the transferred snapshot: {0}")]
     Transfer(#[from] std::io::Error),

@@ -74,6 +74,8 @@ impl RaftTimings {
             enable_pre_vote: Some(true),
             // Applied state is flushed later: after a restart a leader must be elected anew.
             enable_leader_restore: Some(false),
+            // A damaged replica begins again with an empty log. It votes only once it has what it had before.
+            allow_log_reversion: Some(true),
             ..openraft::Config::default()
         };
         config.validate().map_err(|e| GroupError::Configuration(e.to_string()))

@@ -1,6 +1,8 @@
 //! Answers to requests that carried a request id, so that a retry has no second effect and is answered as the first.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use omma_proto::internal::v1::StoredAnswer;
@@ -11,55 +13,60 @@ use crate::broken;
 /// replicated state's meaning: replicas must forget at the same moment, so it is no setting.
 pub(super) const KEPT: usize = 1 << 16;
 
-/// What a request was answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) outcome: Bytes,
-    /// Of what it asked for; empty if it is not known.
-    fingerprint: Bytes,
-}
-
-impl Answer {
-    /// Whether it answers a request for this.
-    pub(super) fn fits(&self, fingerprint: &Bytes) -> bool {
-        self.fingerprint.is_empty() || self.fingerprint == fingerprint
-    }
+/// Whether `answer` is one to a request for this.
+pub(super) fn fits(answer: &StoredAnswer, fingerprint: &Bytes) -> bool {
+    answer.fingerprint.is_empty() || answer.fingerprint == fingerprint
 }
 
 /// The newest [`KEPT`] answers, by collection and request id.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Answers {
-    by_request: HashMap<(u64, String), Answer>,
-    oldest_first: VecDeque<StoredAnswer>,
+    /// Several under one id: parts of a request that went to several groups, whose slots came together since.
+    by_request: HashMap<(u64, String), Vec<Arc<StoredAnswer>>>,
+    oldest_first: VecDeque<Arc<StoredAnswer>>,
     /// By log index: answers that came with a snapshot, to entries that this replica has yet to apply.
     foreseen: BTreeMap<u64, StoredAnswer>,
 }
 
 impl Answers {
-    /// What a request with this id was answered; `None` if it is new. Requests without an id are always new.
-    pub(super) fn get(&self, uid: u64, request_id: &str) -> Option<&Answer> {
+    /// What requests with this id were answered; nothing if it is new. Requests without an id are always new.
+    pub(super) fn get(&self, uid: u64, request_id: &str) -> &[Arc<StoredAnswer>] {
         if request_id.is_empty() || broken::forgets(request_id) {
-            return None;
+            return &[];
         }
-        self.by_request.get(&(uid, request_id.to_owned()))
+        self.by_request.get(&(uid, request_id.to_owned())).map_or(&[], Vec::as_slice)
     }
 
-    /// Keeps an answer; returns the log index of the one that is forgotten for it.
-    pub(super) fn keep(&mut self, answer: StoredAnswer) -> Option<u64> {
-        let kept = Answer { outcome: answer.outcome.clone(), fingerprint: answer.fingerprint.clone() };
-        self.by_request.insert((answer.collection_uid, answer.request_id.clone()), kept);
+    /// Keeps an answer; returns log index and place of the one that is forgotten for it.
+    pub(super) fn keep(&mut self, answer: StoredAnswer) -> Option<(u64, u32)> {
+        let answer = Arc::new(answer);
+        self.by_request.entry((answer.collection_uid, answer.request_id.clone())).or_default().push(answer.clone());
         self.oldest_first.push_back(answer);
         if self.oldest_first.len() <= KEPT {
             return None;
         }
         let oldest = self.oldest_first.pop_front()?;
-        self.by_request.remove(&(oldest.collection_uid, oldest.request_id));
-        Some(oldest.index)
+        if let Entry::Occupied(mut entry) = self.by_request.entry((oldest.collection_uid, oldest.request_id.clone())) {
+            entry.get_mut().remove(0);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+        Some((oldest.index, oldest.place))
     }
 
     /// Notes what was answered to an entry that is still to be applied here.
     pub(super) fn foresee(&mut self, answer: StoredAnswer) {
-        self.foreseen.insert(answer.index, answer);
+        // An import brings its answers again when it is applied.
+        if answer.place == 0 {
+            self.foreseen.insert(answer.index, answer);
+        }
+    }
+
+    /// Those to entries after `index` that are applied here, oldest first.
+    pub(super) fn applied_after(&self, index: u64) -> impl Iterator<Item = &StoredAnswer> {
+        let known = self.oldest_first.partition_point(|answer| answer.index <= index);
+        self.oldest_first.range(known..).map(Arc::as_ref)
     }
 
     /// What the entry at `index` was answered where it was applied first, if that is known.
@@ -69,13 +76,12 @@ impl Answers {
 
     /// All to entries that are applied, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &StoredAnswer> {
-        self.oldest_first.iter()
+        self.oldest_first.iter().map(Arc::as_ref)
     }
 
     /// Those to entries after `index`, applied here or not, oldest first.
     pub(super) fn after(&self, index: u64) -> Vec<StoredAnswer> {
-        let known = self.oldest_first.partition_point(|answer| answer.index <= index);
-        self.oldest_first.range(known..).chain(self.foreseen.values()).cloned().collect()
+        self.applied_after(index).chain(self.foreseen.values()).cloned().collect()
     }
 }
 
@@ -85,7 +91,8 @@ mod tests {
 
     fn answer(index: u64) -> StoredAnswer {
         let request_id = format!("r{index}");
-        StoredAnswer { index, collection_uid: 1, request_id, outcome: vec![1].into(), fingerprint: vec![2].into() }
+        let (outcome, fingerprint) = (vec![1].into(), vec![2].into());
+        StoredAnswer { index, collection_uid: 1, request_id, outcome, fingerprint, ..StoredAnswer::default() }
     }
 
     #[test]
@@ -94,9 +101,13 @@ mod tests {
         for index in 1..=KEPT as u64 {
             assert_eq!(answers.keep(answer(index)), None);
         }
-        assert!(answers.get(1, "r1").is_some() && answers.get(2, "r1").is_none());
-        assert_eq!(answers.keep(answer(KEPT as u64 + 1)), Some(1));
-        assert!(answers.get(1, "r1").is_none() && answers.get(1, "r2").is_some());
+        assert!(answers.get(1, "r1").len() == 1 && answers.get(2, "r1").is_empty());
+        // A part of the first request that came from elsewhere.
+        let part = StoredAnswer { index: KEPT as u64 + 1, place: 1, ..answer(1) };
+        assert_eq!(answers.keep(part), Some((1, 0)));
+        assert_eq!(answers.get(1, "r1").len(), 1);
+        assert_eq!(answers.keep(answer(KEPT as u64 + 2)), Some((2, 0)));
+        assert!(answers.get(1, "r2").is_empty() && answers.get(1, "r3").len() == 1);
         assert_eq!(answers.iter().count(), KEPT);
     }
 
@@ -106,7 +117,8 @@ mod tests {
         answers.keep(answer(1));
         answers.keep(answer(2));
         answers.foresee(answer(3));
-        assert!(answers.get(1, "r3").is_none());
+        answers.foresee(StoredAnswer { place: 1, ..answer(4) });
+        assert!(answers.get(1, "r3").is_empty());
         assert_eq!(answers.iter().count(), 2);
         assert_eq!(answers.after(1), [answer(2), answer(3)]);
         assert_eq!(answers.take_foreseen(3), Some(answer(3).outcome));
@@ -118,14 +130,14 @@ mod tests {
         let mut answers = Answers::default();
         answers.keep(answer(1));
         answers.keep(StoredAnswer { fingerprint: Bytes::new(), ..answer(2) });
-        let fits = |id, fingerprint: u8| answers.get(1, id).unwrap().fits(&vec![fingerprint].into());
-        assert_eq!((fits("r1", 2), fits("r1", 3), fits("r2", 3)), (true, false, true));
+        let is_fit = |id, fingerprint: u8| fits(&answers.get(1, id)[0], &vec![fingerprint].into());
+        assert_eq!((is_fit("r1", 2), is_fit("r1", 3), is_fit("r2", 3)), (true, false, true));
     }
 
     #[test]
     fn no_id_is_always_new() {
         let mut answers = Answers::default();
         answers.keep(StoredAnswer { index: 1, ..StoredAnswer::default() });
-        assert_eq!(answers.get(0, ""), None);
+        assert!(answers.get(0, "").is_empty());
     }
 }

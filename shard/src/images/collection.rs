@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use omma_proto::internal::v1::StoredCollection;
+use omma_proto::v1::Quantization;
 use parking_lot::{Mutex, RwLock};
 
 use super::audit::Audit;
@@ -50,11 +51,19 @@ struct Entry {
 pub(super) struct IndexOptions {
     pub(super) storage: Storage,
     pub(super) threads: usize,
+    pub(super) expansion_search: usize,
 }
 
 impl IndexOptions {
-    pub(super) fn config(&self, dimension: usize) -> IndexConfig {
-        IndexConfig { storage: self.storage, threads: self.threads, ..IndexConfig::new(dimension) }
+    pub(super) fn config(&self, stored: &StoredCollection) -> IndexConfig {
+        let Self { storage, threads, expansion_search } = *self;
+        let storage = match stored.quantization() {
+            Quantization::Unspecified => storage,
+            Quantization::F32 => Storage::F32,
+            Quantization::F16 => Storage::F16,
+            Quantization::I8 => Storage::I8,
+        };
+        IndexConfig { storage, threads, expansion_search, ..IndexConfig::new(stored.dimension as usize) }
     }
 }
 
@@ -110,17 +119,17 @@ impl Collections {
         digest
     }
 
-    /// The collection to put into; made if it is new.
-    pub(super) fn ensure(&self, uid: u64, dimension: u32) -> Result<Arc<Collection>, IndexError> {
+    /// The collection to put into; made if it is new, as `stored` will have it.
+    pub(super) fn ensure(&self, stored: &StoredCollection) -> Result<Arc<Collection>, IndexError> {
+        let StoredCollection { uid, dimension, quantization, .. } = *stored;
         if let Some(live) = self.live(uid) {
             return Ok(live);
         }
-        let dimension = dimension as usize;
-        let index = LiveIndex::new(self.options.config(dimension))?;
+        let index = LiveIndex::new(self.options.config(stored))?;
         let attributes = AttributeIndex::default();
-        let live = Arc::new(Collection::new(uid, dimension, index, attributes, Covered::default()));
+        let live = Arc::new(Collection::new(uid, dimension as usize, index, attributes, Covered::default()));
         self.insert(
-            StoredCollection { uid, dimension: dimension as u32, ..StoredCollection::default() },
+            StoredCollection { uid, dimension, quantization, ..StoredCollection::default() },
             Some(live.clone()),
         );
         Ok(live)

@@ -1,11 +1,15 @@
 //! Commands as they are proposed, and their outcomes as they come back.
 
 use bytes::Bytes;
+use omma_common::slot::slot_of;
 use omma_proto::internal::v1::image_command::Command;
-use omma_proto::internal::v1::{ImageCommand, ImageOutcome, ImageRefusal};
+use omma_proto::internal::v1::{ImageCommand, ImageOutcome, ImageRefusal, PutRecord};
 use prost::Message;
 
 pub use super::keys::RECORDS_PER_COMMAND;
+
+/// Bits of a part's fingerprint; its slot is above them.
+const PART_BITS: u32 = 52;
 
 /// A command for the log.
 pub fn encode(request_id: &str, collection_uid: u64, command: Command) -> Bytes {
@@ -21,30 +25,65 @@ pub fn decode_outcome(outcome: &Bytes) -> ImageOutcome {
 /// embedding counts only if the caller sent it: two leaders may embed one picture differently in the last bit.
 pub(super) fn fingerprint(command: &Command) -> Bytes {
     let mut hasher = blake3::Hasher::new();
-    let mut add = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-    };
     match command {
         Command::Put(put) => {
-            add(b"put");
-            for record in &put.records {
-                add(record.id.as_bytes());
-                add(&record.content_digest);
-                add(if record.content_digest.is_empty() { &record.embedding } else { &[] });
-                add(&record.attributes.len().to_le_bytes());
-                for (name, value) in &record.attributes {
-                    add(name.as_bytes());
-                    add(&value.encode_to_vec());
-                }
-            }
+            add(&mut hasher, b"put");
+            put.records.iter().for_each(|record| add_record(&mut hasher, record));
         }
         Command::Delete(delete) => {
-            add(b"delete");
-            delete.ids.iter().for_each(|id| add(id.as_bytes()));
+            add(&mut hasher, b"delete");
+            delete.ids.iter().for_each(|id| add(&mut hasher, id.as_bytes()));
         }
-        Command::Drop(_) => add(b"drop"),
+        Command::Drop(_) => add(&mut hasher, b"drop"),
+        // These carry no request id.
+        Command::StepSlots(_) | Command::Import(_) | Command::Purge(_) => {}
     }
     Bytes::copy_from_slice(&hasher.finalize().as_bytes()[..16])
+}
+
+fn add(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+}
+
+fn add_record(hasher: &mut blake3::Hasher, record: &PutRecord) {
+    add(hasher, record.id.as_bytes());
+    add(hasher, &record.content_digest);
+    add(hasher, if record.content_digest.is_empty() { &record.embedding } else { &[] });
+    add(hasher, &record.attributes.len().to_le_bytes());
+    for (name, value) in &record.attributes {
+        add(hasher, name.as_bytes());
+        add(hasher, &value.encode_to_vec());
+    }
+}
+
+/// The slot of a part.
+pub(super) fn slot_of_part(part: u64) -> u16 {
+    (part >> PART_BITS) as u16
+}
+
+/// Names what a caller asked for, image by image: the slot, then a fingerprint as in [`fingerprint`]. So that a retry is
+/// known after its images went to different groups.
+pub(super) fn parts(command: &Command) -> Vec<u64> {
+    match command {
+        Command::Put(put) => {
+            let of = |record: &PutRecord| part(b"put", &record.id, |hasher| add_record(hasher, record));
+            put.records.iter().map(of).collect()
+        }
+        Command::Delete(delete) => {
+            let of = |id: &String| part(b"delete", id, |hasher| add(hasher, id.as_bytes()));
+            delete.ids.iter().map(of).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn part(kind: &[u8], id: &str, add_all: impl Fn(&mut blake3::Hasher)) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    add(&mut hasher, kind);
+    add_all(&mut hasher);
+    let hash = hasher.finalize();
+    let hash = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    (u64::from(slot_of(id)) << PART_BITS) | (hash >> (u64::BITS - PART_BITS))
 }
 
 /// The outcome of a command without effect.
@@ -55,7 +94,7 @@ pub(super) fn refused(why: ImageRefusal) -> ImageOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use omma_proto::internal::v1::{DeleteRecords, PutRecord, PutRecords};
+    use omma_proto::internal::v1::{DeleteRecords, PutRecords};
     use omma_proto::v1::AttributeValue;
 
     fn put(change: impl FnOnce(&mut PutRecord)) -> Bytes {
@@ -66,7 +105,7 @@ mod tests {
             attributes: [("k".to_owned(), AttributeValue::default())].into(),
         };
         change(&mut record);
-        fingerprint(&Command::Put(PutRecords { dimension: 1, records: vec![record] }))
+        fingerprint(&Command::Put(PutRecords { dimension: 1, records: vec![record], ..PutRecords::default() }))
     }
 
     #[test]

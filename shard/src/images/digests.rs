@@ -58,6 +58,19 @@ pub fn compare(ours: &[Mark], theirs: &[Mark]) -> Option<(u64, bool)> {
     both.max_by_key(|(our, _)| our.applied).map(|(our, their)| (our.applied, our.digest == their.digest))
 }
 
+/// The index at which this replica is the one that is wrong: a majority of a group's `members` agree there with each other,
+/// and not with it. `None` if there is no such index.
+pub fn outvoted(ours: &[Mark], theirs: &[Vec<Mark>], members: usize) -> Option<u64> {
+    let is_outvoted = |our: &&Mark| {
+        let mut votes: HashMap<&[u8], usize> = HashMap::new();
+        for their in theirs.iter().flatten().filter(|t| t.applied == our.applied && t.digest != our.digest) {
+            *votes.entry(&their.digest).or_default() += 1;
+        }
+        votes.into_values().any(|agreeing| agreeing * 2 > members)
+    };
+    ours.iter().rfind(is_outvoted).map(|mark| mark.applied)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +87,20 @@ mod tests {
         assert_eq!(compare(&ours, &[mark(150, 3)]), Some((150, true)));
         assert_eq!(compare(&ours, &[mark(149, 3)]), None);
         assert_eq!(compare(&ours, &[]), None);
+    }
+
+    #[test]
+    fn a_majority_that_agrees_is_right() {
+        let ours = [mark(64, 1), mark(128, 2)];
+        let same = vec![mark(64, 1), mark(128, 2)];
+        let other = vec![mark(64, 1), mark(128, 9)];
+        assert_eq!(outvoted(&ours, &[other.clone(), other.clone()], 3), Some(128));
+        assert_eq!(outvoted(&ours, &[other.clone(), same], 3), None, "the other one is wrong");
+        assert_eq!(outvoted(&ours, std::slice::from_ref(&other), 3), None, "the third is not heard");
+        assert_eq!(outvoted(&ours, &[other.clone(), vec![mark(128, 8)]], 3), None, "no two agree");
+        assert_eq!(outvoted(&ours, std::slice::from_ref(&other), 2), None, "one against one");
+        assert_eq!(outvoted(&ours, &[other.clone(), vec![mark(192, 9)]], 3), None, "not at the same index");
+        assert_eq!(outvoted(&ours, &[], 1), None);
     }
 
     #[test]

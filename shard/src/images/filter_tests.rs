@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use omma_common::topk::rank;
 use omma_proto::internal::v1::image_command::Command;
@@ -20,7 +19,6 @@ use crate::attributes::matches;
 use crate::attributes::tests::{attributes, filter};
 use crate::group::state_machine::StateMachine;
 use crate::index::dot;
-use crate::store::{Batch, Store};
 
 type Attributes = BTreeMap<String, AttributeValue>;
 
@@ -33,7 +31,8 @@ fn put(items: &[(String, Vec<f32>, Attributes)]) -> Command {
         attributes: attributes.clone(),
         ..PutRecord::default()
     };
-    Command::Put(PutRecords { dimension: DIMENSION as u32, records: items.iter().map(record).collect() })
+    let records = items.iter().map(record).collect();
+    Command::Put(PutRecords { dimension: DIMENSION as u32, records, ..PutRecords::default() })
 }
 
 /// A random history, and what it should lead to.
@@ -166,25 +165,11 @@ fn restarts_from_a_checkpoint_of_any_kind() {
         assert_eq!(found(5), sorted(of(5).collect()), "{what}");
     };
     expect("from the checkpoint");
-    let damage = |change: fn(Vec<u8>) -> Option<Vec<u8>>| {
-        let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-        let graphs = store.table("graphs.1.0").unwrap();
-        let (key, value) = graphs.prefix(&[&UID.to_be_bytes()[..], b"f"].concat()).next().unwrap().unwrap();
-        let mut batch = Batch::default();
-        match change(value.to_vec()) {
-            Some(changed) => batch.insert(&key, changed),
-            None => batch.remove(&key),
-        }
-        graphs.apply(batch).unwrap();
-        store.flush().unwrap();
-    };
-    damage(|mut value| {
-        value[9] ^= 1;
-        Some(value)
-    });
+    let spoil = |key: &[u8]| super::checkpoint::spoil(&dir.path().join("checkpoints/1.0"), UID, key);
+    spoil(b"f\0\0\0\0");
     expect("from one with a damaged attribute index");
-    damage(|_| None);
-    expect("from one without attribute index");
+    spoil(b"m");
+    expect("from one with a damaged manifest");
 }
 
 /// An image that always satisfies the filter is found whatever else about it changes; one that stops satisfying it is

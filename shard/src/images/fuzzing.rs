@@ -3,14 +3,14 @@
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use omma_proto::internal::v1::{StoredAnswer, StoredCollection, StoredRecord};
+use omma_proto::internal::v1::{CheckpointManifest, StoredAnswer, StoredCollection, StoredRecord};
 use prost::Message;
 
 use super::digest::Digest;
 use super::records::{embeddings_from, records_from};
-use super::{checkpoint, snapshot};
+use super::snapshot;
 use crate::format::{open_embedding, open_message, open_u64, seal};
-use crate::store::{Batch, Store};
+use crate::store::Store;
 
 const GROUP: u32 = 1;
 /// As a peer may cut them.
@@ -34,10 +34,7 @@ pub fn snapshot(store: &Store, bytes: &[u8]) {
 }
 
 /// The first byte says which record the rest is; it is read as it is, and with a right head and checksum around it.
-///
-/// # Panics
-/// If the store fails.
-pub fn stored(store: &Store, bytes: &[u8]) {
+pub fn stored(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     for value in [bytes.to_owned(), seal(bytes)] {
         match kind % 6 {
@@ -46,22 +43,11 @@ pub fn stored(store: &Store, bytes: &[u8]) {
             2 => drop(message::<StoredAnswer>(&value)),
             3 => drop(open_embedding(&value)),
             4 => drop(open_u64("number", &value)),
-            _ => manifest(store, &value),
+            _ => drop(message::<CheckpointManifest>(&value)),
         }
     }
 }
 
 fn message<M: Message + Default>(value: &[u8]) -> Option<M> {
     open_message("record", value).ok()
-}
-
-/// A manifest that nothing vouches for: the chunks that it names are not there.
-fn manifest(store: &Store, value: &[u8]) {
-    let table = super::open::graphs_table(store, GROUP, 0).unwrap_or_else(|e| panic!("{e}"));
-    let mut batch = Batch::default();
-    batch.insert(checkpoint::manifest_key(1), value);
-    table.apply(batch).unwrap_or_else(|e| panic!("{e}"));
-    let _ = checkpoint::read(&table, 1);
-    let _ = checkpoint::read_attributes(&table, 1);
-    table.remove_prefix(&[]).unwrap_or_else(|e| panic!("{e}"));
 }

@@ -8,7 +8,8 @@
 //! | `r` | uid, record key | record |
 //! | `v` | uid, record key | embedding |
 //! | `t` | uid, record key | tombstone: a dead record that a graph may still hold |
-//! | `q` | log index | answer to a request that had a request id |
+//! | `q` | log index, and a place if it came with a move of slots | answer to a request that had a request id |
+//! | `d` | move id, uid, log index × 4096 + place | id of an image that was removed while its slot was leaving |
 
 /// Names a record for ever: log index × 4096 + place in the command. Keys grow with the log, so that "all records
 /// since log index n" is one range, and applying a command twice gives its records the same keys.
@@ -35,6 +36,10 @@ pub(super) const RAFT: &[u8] = b"mraft";
 pub(super) const APPLIED: &[u8] = b"mapplied";
 /// Until which log index the state may hold effects of entries that are not applied yet.
 pub(super) const SETTLED: &[u8] = b"msettled";
+/// Which slots the group owns, as far as that ever changed.
+pub(super) const SLOTS: &[u8] = b"mslots";
+/// All removals from slots that left.
+pub(super) const REMOVALS: &[u8] = b"d";
 /// All collections.
 pub(super) const COLLECTIONS: &[u8] = b"c";
 /// All answers.
@@ -63,10 +68,27 @@ pub(super) fn embedding(uid: u64, key: RecordKey) -> Vec<u8> {
 pub(super) fn tombstone(uid: u64, key: RecordKey) -> Vec<u8> {
     join(b't', uid, &key.to_be_bytes())
 }
-pub(super) fn answer(index: u64) -> Vec<u8> {
+pub(super) fn answer(index: u64, place: u32) -> Vec<u8> {
     let mut key = ANSWERS.to_vec();
     key.extend(index.to_be_bytes());
+    if place > 0 {
+        key.extend(place.to_be_bytes());
+    }
     key
+}
+pub(super) fn removal(move_id: u64, uid: u64, key: RecordKey) -> Vec<u8> {
+    let mut table_key = removals_in(move_id, uid);
+    table_key.extend(key.to_be_bytes());
+    table_key
+}
+
+/// All removals from a collection during one move of slots.
+pub(super) fn removals_in(move_id: u64, uid: u64) -> Vec<u8> {
+    join(b'd', move_id, &uid.to_be_bytes())
+}
+/// All removals during one move of slots.
+pub(super) fn removals(move_id: u64) -> Vec<u8> {
+    join(b'd', move_id, &[])
 }
 
 /// All records of a collection.

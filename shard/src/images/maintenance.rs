@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,8 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         let stats = collection.index.stats();
         let covered = *collection.covered.lock();
         let keep_audit = collection.audit.lock().take_worth_keeping();
-        if keep_audit || checkpoint::is_due(covered, stats.graph, stats.watermark) {
+        let due = keep_audit || checkpoint::is_due(covered, stats.graph, stats.watermark);
+        if due && has_room(state, stats.memory_bytes as u64) {
             write_checkpoint(state, &contents, &collection)?;
         }
         if audit::is_due(&collection, stats.watermark) {
@@ -108,9 +110,10 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         for prefix in keys::contents(uid) {
             contents.table.remove_prefix(&prefix)?;
         }
-        checkpoint::remove(&contents.graphs, uid)?;
+        checkpoint::remove(&contents.checkpoints, uid)?;
         contents.collections.cleared(uid);
     }
+    forget_removals(&contents)?;
     if !changed.is_empty() && *audits <= Instant::now() {
         let stretch = Stretch::begin();
         for (collection, watermark) in &changed {
@@ -123,6 +126,30 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         (false, true) => Done::All,
         (false, false) => Done::Audited,
     })
+}
+
+/// Removes what was noted during moves of slots that are over: move ids grow.
+fn forget_removals(contents: &Contents) -> Result<(), StateError> {
+    let slots = contents.slots();
+    let first_needed = slots.current().map_or(slots.last_move_id() + 1, |m| m.move_id);
+    let mut batch = Batch::default();
+    for entry in contents.table.range(keys::REMOVALS.to_vec()..keys::removals(first_needed)).take(DRAIN) {
+        batch.remove(entry?.0);
+    }
+    match batch.is_empty() {
+        true => Ok(()),
+        false => Ok(contents.table.apply(batch)?),
+    }
+}
+
+/// Whether a checkpoint may be written. A graph takes more in memory than in a file.
+fn has_room(state: &Inner, bytes: u64) -> bool {
+    let room = state.room.for_file(bytes);
+    let waited = state.checkpoints_wait.swap(room.is_err(), Ordering::Relaxed);
+    if let (Err(why), false) = (&room, waited) {
+        tracing::warn!(group = state.group, %why, "no checkpoints until there is room: a restart will take longer");
+    }
+    room.is_ok()
 }
 
 fn rebuild(contents: &Contents, collection: &Collection) -> Result<(), StateError> {
@@ -155,7 +182,7 @@ fn write_checkpoint(state: &Inner, contents: &Contents, collection: &Collection)
     let previous = *collection.covered.lock();
     let covered = checkpoint::write(
         &state.store,
-        &contents.graphs,
+        &contents.checkpoints,
         collection.uid,
         collection.dimension as u32,
         &export,

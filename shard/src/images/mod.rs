@@ -9,8 +9,10 @@ mod audit;
 mod checkpoint;
 mod collection;
 pub mod command;
+mod cut;
 mod digest;
 pub mod digests;
+mod export;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod keys;
@@ -22,9 +24,13 @@ mod plan;
 mod query;
 pub mod recall;
 mod records;
+mod retry;
+pub mod slots;
+mod slots_moves;
 mod snapshot;
 mod state;
 
+pub use cut::{CutPage, NewCut};
 pub use query::{ImageHit, Stored};
 pub use state::{ImageState, ImagesConfig, InUse, StateStats};
 
@@ -32,5 +38,7 @@ pub use state::{ImageState, ImagesConfig, InUse, StateStats};
 mod filter_tests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod slots_simulation;
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,20 @@
 //! Opening a replica's state: what is on disk becomes collections with searchable indexes.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use omma_common::ids::GroupId;
 use omma_proto::internal::v1::{StoredAnswer, StoredCollection};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::answers::Answers;
-use super::checkpoint::{self, Covered};
+use super::checkpoint::{self, Covered, Found};
 use super::collection::{Collection, Collections, IndexOptions};
 use super::digests::Marks;
 use super::keys::{self, RecordKey};
 use super::records::{embeddings_from, records_from};
+use super::slots::Slots;
 use crate::attributes::AttributeIndex;
 use crate::format::{open_message, open_u64, seal};
 use crate::group::state_machine::StateError;
@@ -25,8 +27,8 @@ pub(super) struct Contents {
     pub(super) generation: u64,
     /// Records, collections, answers, and what Raft stores.
     pub(super) table: Table,
-    /// Checkpoints of graphs.
-    pub(super) graphs: Table,
+    /// The folder of the checkpoints.
+    pub(super) checkpoints: PathBuf,
     pub(super) collections: Collections,
     /// Held while entries are applied, from the first decision until the indexes follow.
     pub(super) answers: Mutex<Answers>,
@@ -35,6 +37,9 @@ pub(super) struct Contents {
     pub(super) settled_at: AtomicU64,
     /// Digests at recent indexes.
     pub(super) marks: Mutex<Marks>,
+    slots: RwLock<Arc<Slots>>,
+    /// Grows when they begin to change and when they have: odd in between.
+    slots_version: AtomicU64,
 }
 
 const CATALOG: &str = "catalog";
@@ -43,8 +48,14 @@ fn state_name(group: GroupId, generation: u64) -> String {
     format!("state.{group}.{generation}")
 }
 
+/// The table that held checkpoints before they had stores of their own.
 fn graphs_name(group: GroupId, generation: u64) -> String {
     format!("graphs.{group}.{generation}")
+}
+
+/// The folder of a generation's checkpoints.
+pub(super) fn checkpoints_of(store: &Store, group: GroupId, generation: u64) -> PathBuf {
+    store.path().join("checkpoints").join(format!("{group}.{generation}"))
 }
 
 /// The generation in use.
@@ -66,7 +77,7 @@ pub(super) fn switch_generation(store: &Store, group: GroupId, generation: u64) 
 pub(super) fn remove_generation(store: &Store, group: GroupId, generation: u64) -> Result<(), StateError> {
     store.drop_table(&state_name(group, generation))?;
     store.drop_table(&graphs_name(group, generation))?;
-    Ok(())
+    checkpoint::remove_all(&checkpoints_of(store, group, generation))
 }
 
 /// Removes all that there ever was of a group, durably. Nobody may have it open.
@@ -86,11 +97,6 @@ pub(super) fn state_table(store: &Store, group: GroupId, generation: u64) -> Res
     Ok(store.table(&state_name(group, generation))?)
 }
 
-/// The table of a generation's checkpoints.
-pub(super) fn graphs_table(store: &Store, group: GroupId, generation: u64) -> Result<Table, StateError> {
-    Ok(store.table(&graphs_name(group, generation))?)
-}
-
 impl Contents {
     /// Opens a generation, or makes it.
     pub(super) fn open(
@@ -100,7 +106,7 @@ impl Contents {
         options: IndexOptions,
     ) -> Result<Self, StateError> {
         let table = state_table(store, group, generation)?;
-        let graphs = graphs_table(store, group, generation)?;
+        store.drop_table(&graphs_name(group, generation))?;
         let number = |key: &[u8]| table.get(key)?.map_or(Ok(0), |v| open_u64("index", &v));
         let (applied, settled_at) = (number(keys::APPLIED)?, number(keys::SETTLED)?);
         let mut answers = Answers::default();
@@ -111,14 +117,18 @@ impl Contents {
                 false => answers.foresee(answer),
             }
         }
+        let slots = table.get(keys::SLOTS)?.map(|v| open_message("slots", &v)).transpose()?;
+        let slots = slots.map_or_else(Slots::default, Slots::from_stored);
         let contents = Self {
             generation,
-            graphs,
+            checkpoints: checkpoints_of(store, group, generation),
             collections: Collections::new(options),
             answers: Mutex::new(answers),
             applied: AtomicU64::new(applied),
             settled_at: AtomicU64::new(settled_at),
             marks: Mutex::default(),
+            slots: RwLock::new(Arc::new(slots)),
+            slots_version: AtomicU64::new(0),
             table: table.clone(),
         };
         for entry in table.prefix(keys::COLLECTIONS) {
@@ -155,6 +165,32 @@ impl Contents {
         Ok(())
     }
 
+    /// Which slots are served.
+    pub(super) fn slots(&self) -> Arc<Slots> {
+        self.slots.read().clone()
+    }
+
+    /// What a read looks at before and after: if it is another afterwards, or odd, slots came or went meanwhile.
+    pub(super) fn slots_version(&self) -> u64 {
+        self.slots_version.load(Ordering::SeqCst)
+    }
+
+    /// Calls `change` while reads know that slots come or go; then these are the slots.
+    pub(super) fn change_slots<T>(
+        &self,
+        slots: Option<Arc<Slots>>,
+        change: impl FnOnce() -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let Some(slots) = slots else { return change() };
+        self.slots_version.fetch_add(1, Ordering::SeqCst);
+        let changed = change();
+        if changed.is_ok() {
+            *self.slots.write() = slots;
+        }
+        self.slots_version.fetch_add(1, Ordering::SeqCst);
+        changed
+    }
+
     pub(super) fn applied(&self) -> u64 {
         self.applied.load(Ordering::Acquire)
     }
@@ -163,13 +199,14 @@ impl Contents {
     fn open_collection(&self, stored: &StoredCollection) -> Result<Collection, StateError> {
         let (uid, dimension) = (stored.uid, stored.dimension as usize);
         let options = self.collections.options();
-        let Restored { index, covered, attributes } = match restore(&self.table, &self.graphs, stored, options) {
+        let Restored { index, covered, attributes } = match restore(&self.table, &self.checkpoints, stored, options) {
             Ok(Some(restored)) => restored,
-            Ok(None) => Restored::nothing(LiveIndex::new(options.config(dimension))?),
+            Ok(None) => Restored::nothing(LiveIndex::new(options.config(stored))?),
+            Err(error @ StateError::Store(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(collection_uid = uid, %error, "checkpoint unusable: building the graph again from records");
-                checkpoint::remove(&self.graphs, uid)?;
-                Restored::nothing(LiveIndex::new(options.config(dimension))?)
+                checkpoint::remove(&self.checkpoints, uid)?;
+                Restored::nothing(LiveIndex::new(options.config(stored))?)
             }
         };
         Ok(Collection::new(uid, dimension, index, attributes, covered))
@@ -196,27 +233,26 @@ impl Restored {
 
 fn restore(
     table: &Table,
-    graphs: &Table,
+    checkpoints: &Path,
     stored: &StoredCollection,
     options: &IndexOptions,
 ) -> Result<Option<Restored>, StateError> {
-    let Some((covered, bytes)) = checkpoint::read(graphs, stored.uid)? else { return Ok(None) };
+    let Some(found) = checkpoint::read(checkpoints, stored.uid)? else { return Ok(None) };
+    let covered = found.covered;
     let mut tombstones = Vec::new();
     for entry in table.prefix(&keys::tombstones(stored.uid)) {
         tombstones.extend(keys::trailing_key(&entry?.0).filter(|key| *key <= covered.watermark));
     }
-    let config = options.config(stored.dimension as usize);
-    let attributes = restore_attributes(graphs, stored.uid, &tombstones).unwrap_or_else(|error| {
+    let config = options.config(stored);
+    let attributes = restore_attributes(&found, &tombstones).unwrap_or_else(|error| {
         tracing::warn!(collection_uid = stored.uid, %error, "building the attribute index again from records");
         AttributeIndex::default()
     });
-    let index = LiveIndex::restore(config, &bytes, covered.watermark, tombstones)?;
+    let index = LiveIndex::restore(config, &found.graph, covered.watermark, tombstones)?;
     Ok(Some(Restored { index, covered, attributes }))
 }
 
-/// Empty if the checkpoint is older than such indexes.
-fn restore_attributes(graphs: &Table, uid: u64, removed: &[RecordKey]) -> Result<AttributeIndex, StateError> {
-    let Some(bytes) = checkpoint::read_attributes(graphs, uid)? else { return Ok(AttributeIndex::default()) };
-    AttributeIndex::restore(&bytes, removed.iter().copied())
+fn restore_attributes(found: &Found, removed: &[RecordKey]) -> Result<AttributeIndex, StateError> {
+    AttributeIndex::restore(&found.attributes()?, removed.iter().copied())
         .map_err(|error| StateError::Damaged { what: "checkpoint".to_owned(), reason: error.to_string() })
 }

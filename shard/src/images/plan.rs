@@ -5,8 +5,10 @@
 //! a newer key is never touched by an older command.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use omma_common::slot::slot_of;
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::{
     DeleteRecords, ImageCommand, ImageOutcome, ImageRefusal, PutRecord, PutRecords, StoredAnswer, StoredCollection,
@@ -15,16 +17,19 @@ use omma_proto::internal::v1::{
 use omma_proto::v1::{AttributeValue, PutEffect};
 use prost::Message;
 
-use super::answers::Answers;
-use super::command::{fingerprint, refused};
+use super::answers::{Answers, fits};
+use super::command::{fingerprint, parts, refused, slot_of_part};
 use super::digest::Digest;
 use super::keys::{self, RECORDS_PER_COMMAND, RecordKey};
+use super::retry::{self, Known};
+use super::slots::Slots;
 use crate::format::{seal, seal_message};
 use crate::group::state_machine::StateError;
 use crate::store::Batch;
 
 /// The state before the entries that are being planned.
 pub(super) trait View {
+    fn slots(&self) -> Arc<Slots>;
     fn collection(&self, uid: u64) -> Option<StoredCollection>;
     fn key_of(&self, uid: u64, id: &str) -> Result<Option<RecordKey>, StateError>;
     fn record(&self, uid: u64, key: RecordKey) -> Result<Option<StoredRecord>, StateError>;
@@ -51,6 +56,10 @@ pub(super) struct Planner<'a, V> {
     pub(super) collections: HashMap<u64, StoredCollection>,
     pub(super) batch: Batch,
     pub(super) index: Vec<IndexChange>,
+    /// As they will be.
+    pub(super) slots: Arc<Slots>,
+    /// Whether they are others than before.
+    pub(super) slots_changed: bool,
 }
 
 impl<'a, V: View> Planner<'a, V> {
@@ -63,6 +72,8 @@ impl<'a, V: View> Planner<'a, V> {
             collections: HashMap::new(),
             batch: Batch::default(),
             index: Vec::new(),
+            slots: view.slots(),
+            slots_changed: false,
         }
     }
 
@@ -75,25 +86,56 @@ impl<'a, V: View> Planner<'a, V> {
         let (Some(asked), request_id) = (command.command, command.request_id) else {
             return Ok(refused(ImageRefusal::Invalid).encode_to_vec().into());
         };
-        let fingerprint = if request_id.is_empty() { Bytes::new() } else { fingerprint(&asked) };
-        match self.answers.get(uid, &request_id) {
-            Some(answer) if answer.fits(&fingerprint) => return Ok(answer.outcome.clone()),
-            Some(_) => return Ok(refused(ImageRefusal::RequestIdReused).encode_to_vec().into()),
-            None => {}
-        }
-        let outcome = match asked {
-            Command::Put(put) => self.put(uid, index, put)?,
-            Command::Delete(delete) => self.delete(uid, index, delete)?,
-            Command::Drop(_) => self.drop_collection(uid),
+        let (fingerprint, parts) = match request_id.is_empty() {
+            true => (Bytes::new(), Vec::new()),
+            false => (fingerprint(&asked), parts(&asked)),
         };
+        let may_be_new = |part| self.slots.may_be_new(slot_of_part(part));
+        let outcome = match retry::known(self.answers.get(uid, &request_id), &fingerprint, &parts, may_be_new) {
+            Known::Whole(outcome) => return Ok(outcome),
+            Known::Other => return Ok(refused(ImageRefusal::RequestIdReused).encode_to_vec().into()),
+            Known::New => self.execute(uid, index, asked)?,
+            Known::Parts(known) => self.execute_rest(uid, index, asked, &known)?,
+        };
+        // It was not carried out, so that it may be elsewhere, or here later.
+        if outcome.refusal() == ImageRefusal::SlotsMoved {
+            return Ok(outcome.encode_to_vec().into());
+        }
         // After a snapshot not all is there that was when this was decided first.
         let foreseen = self.answers.take_foreseen(index);
         let outcome = foreseen.unwrap_or_else(|| Bytes::from(outcome.encode_to_vec()));
         if !request_id.is_empty() {
-            let (collection_uid, outcome) = (uid, outcome.clone());
-            self.keep_answer(StoredAnswer { index, collection_uid, request_id, outcome, fingerprint });
+            let (collection_uid, outcome, place) = (uid, outcome.clone(), 0);
+            self.keep_answer(StoredAnswer { index, collection_uid, request_id, outcome, fingerprint, parts, place });
         }
         Ok(outcome)
+    }
+
+    fn execute(&mut self, uid: u64, index: u64, asked: Command) -> Result<ImageOutcome, StateError> {
+        match asked {
+            Command::Put(put) => self.put(uid, index, put),
+            Command::Delete(delete) => self.delete(uid, index, delete),
+            Command::Drop(_) => Ok(self.drop_collection(uid)),
+            Command::StepSlots(step) => Ok(self.step_slots(index, &step)),
+            Command::Import(import) => self.import(uid, index, import),
+            Command::Purge(purge) => self.purge(uid, index, purge),
+        }
+    }
+
+    /// Carries out what of a command is not `known` yet.
+    fn execute_rest(
+        &mut self,
+        uid: u64,
+        index: u64,
+        asked: Command,
+        known: &[Option<retry::Effect>],
+    ) -> Result<ImageOutcome, StateError> {
+        let is_delete = matches!(asked, Command::Delete(_));
+        let outcome = match known.iter().any(Option::is_none) {
+            true => self.execute(uid, index, retry::unknown(asked, known))?,
+            false => ImageOutcome::default(),
+        };
+        Ok(retry::complete(outcome, known, is_delete))
     }
 
     /// Adds the collections' new counts and digests; the plan is complete then.
@@ -101,13 +143,21 @@ impl<'a, V: View> Planner<'a, V> {
         for (uid, collection) in &self.collections {
             self.batch.insert(keys::collection(*uid), seal_message(collection));
         }
+        if self.slots_changed {
+            self.batch.insert(keys::SLOTS, seal_message(&self.slots.to_stored()));
+        }
     }
 
-    fn keep_answer(&mut self, answer: StoredAnswer) {
-        self.batch.insert(keys::answer(answer.index), seal_message(&answer));
-        if let Some(forgotten) = self.answers.keep(answer) {
-            self.batch.remove(keys::answer(forgotten));
+    pub(super) fn keep_answer(&mut self, answer: StoredAnswer) {
+        self.batch.insert(keys::answer(answer.index, answer.place), seal_message(&answer));
+        if let Some((index, place)) = self.answers.keep(answer) {
+            self.batch.remove(keys::answer(index, place));
         }
+    }
+
+    /// Whether an answer of another group is here already.
+    pub(super) fn knows_answer(&self, answer: &StoredAnswer) -> bool {
+        self.answers.get(answer.collection_uid, &answer.request_id).iter().any(|a| fits(a, &answer.fingerprint))
     }
 
     fn put(&mut self, uid: u64, index: u64, put: PutRecords) -> Result<ImageOutcome, StateError> {
@@ -117,7 +167,10 @@ impl<'a, V: View> Planner<'a, V> {
         if width == 0 || malformed {
             return Ok(refused(ImageRefusal::Invalid));
         }
-        let collection = self.collection_mut(uid, put.dimension);
+        if !put.records.iter().all(|record| self.slots.writes(slot_of(&record.id))) {
+            return Ok(refused(ImageRefusal::SlotsMoved));
+        }
+        let collection = self.collection_mut(uid, put.dimension, put.quantization);
         if collection.dropped {
             return Ok(refused(ImageRefusal::CollectionDropped));
         }
@@ -131,7 +184,7 @@ impl<'a, V: View> Planner<'a, V> {
         Ok(ImageOutcome { effects, ..ImageOutcome::default() })
     }
 
-    fn put_record(&mut self, uid: u64, key: RecordKey, record: PutRecord) -> Result<PutEffect, StateError> {
+    pub(super) fn put_record(&mut self, uid: u64, key: RecordKey, record: PutRecord) -> Result<PutEffect, StateError> {
         let old = self.key_of(uid, &record.id)?;
         let effect = match old {
             None => PutEffect::Created,
@@ -186,32 +239,45 @@ impl<'a, V: View> Planner<'a, V> {
     }
 
     fn delete(&mut self, uid: u64, index: u64, delete: DeleteRecords) -> Result<ImageOutcome, StateError> {
-        let known = self.collections.get(&uid).cloned().or_else(|| self.view.collection(uid));
-        match known {
+        if delete.ids.len() > RECORDS_PER_COMMAND {
+            return Ok(refused(ImageRefusal::Invalid));
+        }
+        if !delete.ids.iter().all(|id| self.slots.writes(slot_of(id))) {
+            return Ok(refused(ImageRefusal::SlotsMoved));
+        }
+        match self.known_collection(uid) {
             // Nothing was ever put here by this group's log.
-            None => return Ok(ImageOutcome::default()),
+            None => return Ok(retry::deleted(vec![false; delete.ids.len()])),
             Some(collection) if collection.dropped => return Ok(refused(ImageRefusal::CollectionDropped)),
             Some(_) => {}
         }
-        let newest = keys::record_key(index, 0);
-        let mut deleted_count = 0;
-        for id in delete.ids {
-            match self.key_of(uid, &id)? {
-                Some(key) if key < newest => {
-                    self.remove_record(uid, key)?;
-                    self.batch.remove(keys::id(uid, &id));
-                    self.ids.insert((uid, id), None);
-                    deleted_count += 1;
-                }
-                _ => {}
-            }
+        let mut existed = Vec::with_capacity(delete.ids.len());
+        for (place, id) in delete.ids.into_iter().enumerate() {
+            self.note_removal(uid, keys::record_key(index, place), &id);
+            existed.push(self.delete_id(uid, index, id)?);
         }
-        Ok(ImageOutcome { deleted_count, ..ImageOutcome::default() })
+        Ok(retry::deleted(existed))
+    }
+
+    /// A collection as it will be, if this group's log ever named it.
+    pub(super) fn known_collection(&self, uid: u64) -> Option<StoredCollection> {
+        self.collections.get(&uid).cloned().or_else(|| self.view.collection(uid))
+    }
+
+    /// Removes an image, unless it is newer than the command at `index`. Whether there was one.
+    pub(super) fn delete_id(&mut self, uid: u64, index: u64, id: String) -> Result<bool, StateError> {
+        let Some(key) = self.key_of(uid, &id)?.filter(|key| *key < keys::record_key(index, 0)) else {
+            return Ok(false);
+        };
+        self.remove_record(uid, key)?;
+        self.batch.remove(keys::id(uid, &id));
+        self.ids.insert((uid, id), None);
+        Ok(true)
     }
 
     /// The records themselves are removed in the background: there may be millions.
-    fn drop_collection(&mut self, uid: u64) -> ImageOutcome {
-        let collection = self.collection_mut(uid, 0);
+    pub(super) fn drop_collection(&mut self, uid: u64) -> ImageOutcome {
+        let collection = self.collection_mut(uid, 0, 0);
         let deleted_count = u32::try_from(collection.image_count).unwrap_or(u32::MAX);
         *collection = StoredCollection { uid, dropped: true, ..StoredCollection::default() };
         self.index.retain(|change| match change {
@@ -220,15 +286,17 @@ impl<'a, V: View> Planner<'a, V> {
         ImageOutcome { deleted_count, ..ImageOutcome::default() }
     }
 
-    fn collection_mut(&mut self, uid: u64, dimension: u32) -> &mut StoredCollection {
+    /// As it is, or a new one.
+    pub(super) fn collection_mut(&mut self, uid: u64, dimension: u32, quantization: i32) -> &mut StoredCollection {
         let view = self.view;
         self.collections.entry(uid).or_insert_with(|| {
-            view.collection(uid).unwrap_or_else(|| StoredCollection { uid, dimension, ..StoredCollection::default() })
+            let new = || StoredCollection { uid, dimension, quantization, ..StoredCollection::default() };
+            view.collection(uid).unwrap_or_else(new)
         })
     }
 
     fn tally(&mut self, uid: u64, count: i64, change: impl FnOnce(&mut Digest)) {
-        let collection = self.collection_mut(uid, 0);
+        let collection = self.collection_mut(uid, 0, 0);
         let mut digest = Digest::from_bytes(&collection.digest);
         change(&mut digest);
         collection.digest = digest.to_bytes().into();
@@ -272,6 +340,9 @@ mod tests {
     /// A view of nothing: all state is in the plan itself.
     struct Empty;
     impl View for Empty {
+        fn slots(&self) -> Arc<Slots> {
+            Arc::default()
+        }
         fn collection(&self, _: u64) -> Option<StoredCollection> {
             None
         }
@@ -295,7 +366,7 @@ mod tests {
                 ..PutRecord::default()
             })
             .collect();
-        let command = Some(Command::Put(PutRecords { dimension: 2, records }));
+        let command = Some(Command::Put(PutRecords { dimension: 2, records, ..PutRecords::default() }));
         ImageCommand { request_id: request_id.to_owned(), collection_uid: 1, command }.encode_to_vec().into()
     }
 
@@ -378,6 +449,7 @@ mod tests {
         let other = PutRecords {
             dimension: 1,
             records: vec![PutRecord { id: "a".into(), embedding: vec![0; 4].into(), ..PutRecord::default() }],
+            ..PutRecords::default()
         };
         let wrong = ImageCommand { collection_uid: 1, command: Some(Command::Put(other)), ..ImageCommand::default() };
         assert_eq!(run(&mut p, 4, &wrong.encode_to_vec().into()).refusal(), ImageRefusal::Dimension);

@@ -1,5 +1,6 @@
 //! Reads: nearest images, images by id.
 
+use omma_common::slot::{SlotSet, slot_of};
 use omma_common::topk::{Ranked, TopK};
 use omma_proto::v1::{AttributeValue, Embedding, Filter, Image};
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use super::collection::Collection;
 use super::keys;
 use super::open::Contents;
 use super::records::{embedding, key_of, record};
+use super::slots::Slots;
 use super::state::ImageState;
 use crate::attributes::matches;
 use crate::group::state_machine::StateError;
@@ -44,6 +46,20 @@ pub struct Stored {
     pub embedding: Vec<f32>,
 }
 
+/// That a group serves the slots of some images.
+pub struct Served {
+    state: ImageState,
+    contents: Arc<Contents>,
+    version: u64,
+}
+
+impl Served {
+    /// Whether it has served them all the time since.
+    pub fn still(&self) -> bool {
+        self.contents.slots_version() == self.version && Arc::ptr_eq(&self.contents, &self.state.contents())
+    }
+}
+
 /// How often a read looks again when records change under it. The last look keeps changes out.
 const LOOKS: usize = 4;
 
@@ -62,17 +78,51 @@ impl ImageState {
         filter: Option<&Filter>,
         attributes: bool,
     ) -> Result<Vec<ImageHit>, StateError> {
+        self.search_in(uid, query, k, filter, None, attributes)
+    }
+
+    /// As [`ImageState::search_where`], of the images in `slots`; all that the group serves if `None`. An error if it
+    /// does not serve all of them.
+    pub fn search_in(
+        &self,
+        uid: u64,
+        query: &[f32],
+        k: usize,
+        filter: Option<&Filter>,
+        slots: Option<&SlotSet>,
+        attributes: bool,
+    ) -> Result<Vec<ImageHit>, StateError> {
         let mut looks = 0;
         loop {
             looks += 1;
             let contents = self.settled_contents()?;
-            let Some(collection) = contents.collections.to_read(uid)? else { return Ok(Vec::new()) };
             let _no_apply = (looks == LOOKS).then(|| contents.answers.lock());
-            let (hits, raced) = look(&contents, &collection, query, k, filter, attributes)?;
-            if !raced || looks == LOOKS {
+            let version = contents.slots_version();
+            let only = limit(&contents.slots(), slots)?;
+            let Some(collection) = contents.collections.to_read(uid)? else { return Ok(Vec::new()) };
+            let sought = Sought { query, k, filter, only: only.as_ref(), attributes };
+            let (hits, raced) = look(&contents, &collection, &sought)?;
+            let same_slots = version % 2 == 0 && contents.slots_version() == version;
+            if (!raced && same_slots) || looks == LOOKS {
                 return Ok(hits);
             }
         }
+    }
+
+    /// Whether the group serves the slots of all `ids`: to be asked before a read, and [`Served::still`] after it.
+    pub fn serves(&self, ids: &[String]) -> Result<Served, StateError> {
+        let contents = self.settled_contents()?;
+        let (version, slots) = (contents.slots_version(), contents.slots());
+        match version % 2 == 0 && ids.iter().all(|id| slots.reads(slot_of(id))) {
+            true => Ok(Served { state: self.clone(), contents, version }),
+            false => Err(StateError::SlotsMoved),
+        }
+    }
+
+    /// Whether images with these `ids` may be written now. Applying a command decides; this spares work for nothing.
+    pub fn may_write(&self, ids: &[String]) -> bool {
+        let slots = self.contents().slots();
+        ids.iter().all(|id| slots.writes(slot_of(id)))
     }
 
     /// Until a snapshot's state is exact, it may hold what was deleted, and its indexes are empty.
@@ -112,35 +162,88 @@ impl ImageState {
     }
 }
 
-/// One look: candidates from the index, ranked by their stored embeddings. True if a record went away meanwhile, so
-/// that its successor may be missing.
-fn look(
+/// What a look is for.
+struct Sought<'a> {
+    query: &'a [f32],
+    k: usize,
+    filter: Option<&'a Filter>,
+    /// Where there are images of other slots as well.
+    only: Option<&'a SlotSet>,
+    attributes: bool,
+}
+
+/// The slots that a read has to be limited to, if there may be records of others.
+fn limit(slots: &Slots, asked: Option<&SlotSet>) -> Result<Option<SlotSet>, StateError> {
+    match asked {
+        Some(asked) if !slots.reads_all(asked) => Err(StateError::SlotsMoved),
+        Some(asked) => Ok(slots.holds_more_than(asked).then(|| asked.clone())),
+        None => Ok(Some(slots.readable()).filter(|readable| slots.holds_more_than(readable))),
+    }
+}
+
+/// One look. Images of other slots lie among the others at random: more candidates are asked for until enough are of
+/// the right ones, or there are no more.
+fn look(contents: &Contents, collection: &Collection, sought: &Sought) -> Result<(Vec<ImageHit>, bool), StateError> {
+    let mut candidates = sought.k;
+    loop {
+        let Ranking { hits, raced, found, others } = rank(contents, collection, sought, candidates)?;
+        if others == 0 || hits.len() >= sought.k || found < candidates {
+            return Ok((hits, raced));
+        }
+        candidates = candidates.saturating_mul(2).max(16);
+    }
+}
+
+/// Candidates of one look, in order.
+struct Ranking {
+    hits: Vec<ImageHit>,
+    /// A record went away meanwhile, so that its successor may be missing.
+    raced: bool,
+    /// Candidates that the index gave, …
+    found: usize,
+    /// … and those of slots that are not sought.
+    others: usize,
+}
+
+/// Candidates from the index, ranked by their stored embeddings.
+fn rank(
     contents: &Contents,
     collection: &Collection,
-    query: &[f32],
-    k: usize,
-    filter: Option<&Filter>,
-    with_attributes: bool,
-) -> Result<(Vec<ImageHit>, bool), StateError> {
-    let mut raced = false;
-    let mut top = TopK::new(k);
-    let selection = filter.map(|filter| collection.attributes.read().select(filter));
+    sought: &Sought,
+    candidates: usize,
+) -> Result<Ranking, StateError> {
+    let (mut raced, mut found, mut others) = (false, 0, 0);
+    let mut top = TopK::new(sought.k);
+    let selection = sought.filter.map(|filter| collection.attributes.read().select(filter));
     let among = selection.as_ref().map(|selection| selection as &dyn Among);
-    for candidate in collection.index.search_among(query, k, among)? {
-        let stored = record(&contents.table, collection.uid, candidate.key)?;
-        let values = embedding(&contents.table, collection.uid, candidate.key)?;
-        match (stored, values) {
-            (Some(stored), Some(_)) if filter.is_some_and(|filter| !matches(filter, &stored.attributes)) => {
-                tracing::error!(collection_uid = collection.uid, key = candidate.key, "the attribute index is wrong");
+    // Not applied yet: as if it were not there. Otherwise it was replaced or deleted just now.
+    let gone = |key| keys::index_of(key) <= contents.applied();
+    let mut scored = Vec::new();
+    for candidate in collection.index.search_among(sought.query, candidates, among)? {
+        found += 1;
+        match embedding(&contents.table, collection.uid, candidate.key)? {
+            Some(values) => scored.push((dot(sought.query, &values), candidate.key)),
+            None => raced |= gone(candidate.key),
+        }
+    }
+    scored.sort_unstable_by(|(a, _), (b, _)| b.total_cmp(a));
+    for (score, key) in scored {
+        // Only what can be among the best is worth reading; equals of the worst of them can, by their ids.
+        if top.floor().is_some_and(|worst| score < worst) {
+            break;
+        }
+        match record(&contents.table, collection.uid, key)? {
+            Some(stored) if sought.only.is_some_and(|only| !only.contains(slot_of(&stored.id))) => others += 1,
+            Some(stored) if sought.filter.is_some_and(|filter| !matches(filter, &stored.attributes)) => {
+                tracing::error!(collection_uid = collection.uid, key, "the attribute index is wrong");
             }
-            (Some(stored), Some(values)) => {
-                let attributes = if with_attributes { stored.attributes } else { BTreeMap::new() };
-                top.push(ImageHit { id: stored.id, score: dot(query, &values), attributes });
+            Some(stored) => {
+                let attributes = if sought.attributes { stored.attributes } else { BTreeMap::new() };
+                top.push(ImageHit { id: stored.id, score, attributes });
             }
-            // Not applied yet: as if it were not there. Otherwise it was replaced or deleted just now.
-            _ => raced |= keys::index_of(candidate.key) <= contents.applied(),
+            None => raced |= gone(key),
         }
     }
     raced |= selection.is_some_and(|selection| collection.attributes.read().has_lost_of(&selection));
-    Ok((top.into_sorted(), raced))
+    Ok(Ranking { hits: top.into_sorted(), raced, found, others })
 }

@@ -1,10 +1,13 @@
 //! Reading records from the state's table.
 
+use std::sync::Arc;
+
 use omma_proto::internal::v1::{StoredCollection, StoredRecord};
 
 use super::collection::Collections;
 use super::keys::{self, RecordKey};
 use super::plan::View;
+use super::slots::Slots;
 use crate::format::{open_embedding, open_message, open_u64};
 use crate::group::state_machine::StateError;
 use crate::store::Table;
@@ -13,9 +16,14 @@ use crate::store::Table;
 pub(super) struct Records<'a> {
     pub(super) table: &'a Table,
     pub(super) collections: &'a Collections,
+    pub(super) slots: Arc<Slots>,
 }
 
 impl View for Records<'_> {
+    fn slots(&self) -> Arc<Slots> {
+        self.slots.clone()
+    }
+
     fn collection(&self, uid: u64) -> Option<StoredCollection> {
         self.collections.stored(uid)
     }

@@ -20,8 +20,8 @@ use crate::group::state_machine::{Committed, SnapshotChunks, StateMachine};
 use crate::index::Storage;
 use crate::store::Store;
 
-const UID: u64 = 7;
-const DIMENSION: usize = 8;
+pub(super) const UID: u64 = 7;
+pub(super) const DIMENSION: usize = 8;
 const IDS: u32 = 24;
 const ENTRIES: usize = 150;
 /// Nothing is flushed but by a step.
@@ -33,7 +33,7 @@ struct Log {
     model: BTreeMap<String, Vec<f32>>,
 }
 
-fn vector(rng: &mut StdRng) -> Vec<f32> {
+pub(super) fn vector(rng: &mut StdRng) -> Vec<f32> {
     let mut v: Vec<f32> = (0..DIMENSION).map(|_| rng.random_range(-1.0..1.0)).collect();
     omma_common::vector::normalise(&mut v, DIMENSION).unwrap();
     v
@@ -66,7 +66,7 @@ impl Log {
                         ..PutRecord::default()
                     };
                     let records = items.into_iter().map(record).collect();
-                    Command::Put(PutRecords { dimension: DIMENSION as u32, records })
+                    Command::Put(PutRecords { dimension: DIMENSION as u32, records, ..PutRecords::default() })
                 }
             };
             log.commands.push(encode(&format!("r{request}"), UID, command));
@@ -83,24 +83,24 @@ impl Log {
     }
 }
 
-struct Replica {
+pub(super) struct Replica {
     folder: PathBuf,
-    state: ImageState,
+    pub(super) state: ImageState,
 }
 
 impl Replica {
-    fn open(folder: PathBuf) -> Self {
+    pub(super) fn open(folder: PathBuf) -> Self {
         let store = Store::open(&folder, 16 << 20, NEVER).unwrap();
-        let config = ImagesConfig { storage: Storage::F16, index_threads: 1 };
+        let config = ImagesConfig { storage: Storage::F16, index_threads: 1, ..ImagesConfig::default() };
         Self { state: ImageState::open(store, 1, &config).unwrap(), folder }
     }
 
-    fn applied(&self) -> u64 {
+    pub(super) fn applied(&self) -> u64 {
         self.state.stats().applied
     }
 
     /// What is on disk at this moment is all that is left: as after kill -9.
-    fn crash(self, into: PathBuf) -> Self {
+    pub(super) fn crash(self, into: PathBuf) -> Self {
         copy(&self.folder, &into);
         drop(self);
         Self::open(into)

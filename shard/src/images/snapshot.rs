@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use omma_common::ids::GroupId;
 use omma_proto::internal::v1::snapshot_item::Item;
 use omma_proto::internal::v1::{
-    SnapshotEnd, SnapshotItem, SnapshotRecord, SnapshotStart, StoredAnswer, StoredCollection,
+    SnapshotEnd, SnapshotItem, SnapshotRecord, SnapshotRemoval, SnapshotStart, StoredAnswer, StoredCollection,
 };
 use prost::Message;
 
@@ -45,7 +45,11 @@ pub(super) fn read(contents: Arc<Contents>) -> SnapshotChunks {
     let live: Vec<u64> = collections.iter().filter(|c| !c.dropped).map(|c| c.uid).collect();
     let answers: Vec<_> = contents.answers.lock().iter().cloned().collect();
     let applied_index = contents.applied();
-    let start = Item::Start(SnapshotStart { format: FORMAT, applied_index, collections, ..SnapshotStart::default() });
+    let slots = contents.slots();
+    let leaving = slots.current().map(|m| m.move_id);
+    let slots = Some(slots.to_stored());
+    let start = SnapshotStart { format: FORMAT, applied_index, collections, slots, ..SnapshotStart::default() };
+    let start = Item::Start(start);
 
     let records = live.into_iter().flat_map({
         let contents = contents.clone();
@@ -53,7 +57,11 @@ pub(super) fn read(contents: Arc<Contents>) -> SnapshotChunks {
     });
     let mut sent = 0;
     let answers = answers.into_iter().map(|answer| Ok(Item::Answer(answer)));
-    let mut items = std::iter::once(Ok(start)).chain(answers).chain(records);
+    let removals = leaving.into_iter().flat_map({
+        let contents = contents.clone();
+        move |move_id| removals(&contents, move_id, applied_index)
+    });
+    let mut items = std::iter::once(Ok(start)).chain(answers).chain(removals).chain(records);
     let mut last: Option<std::vec::IntoIter<Item>> = None;
     let next_item = move || -> Option<Result<Item, StateError>> {
         if let Some(item) = items.next() {
@@ -94,6 +102,27 @@ fn records(
             let embedding = Bytes::copy_from_slice(open("embedding", &embedding)?);
             let record = Some(open_message("record", &value)?);
             Ok(Some(Item::Record(SnapshotRecord { collection_uid: uid, key, record, embedding })))
+        };
+        read().transpose()
+    })
+}
+
+/// What was removed from slots that are leaving. Later removals are applied again.
+fn removals(
+    contents: &Contents,
+    move_id: u64,
+    applied_index: u64,
+) -> impl Iterator<Item = Result<Item, StateError>> + Send + use<> {
+    let of_move = keys::removals(move_id).len();
+    contents.table.prefix(&keys::removals(move_id)).filter_map(move |entry| {
+        let read = || -> Result<Option<Item>, StateError> {
+            let (table_key, value) = entry?;
+            let cut = || damaged("a removal's key is cut");
+            let key = keys::trailing_key(&table_key).ok_or_else(cut)?;
+            let uid = table_key.get(of_move..).and_then(|rest| rest.first_chunk::<8>()).ok_or_else(cut)?;
+            let id = String::from_utf8_lossy(open("removal", &value)?).into_owned();
+            let removal = SnapshotRemoval { collection_uid: u64::from_be_bytes(*uid), key, id };
+            Ok((keys::index_of(key) <= applied_index).then_some(Item::Removal(removal)))
         };
         read().transpose()
     })
@@ -171,17 +200,25 @@ struct Receiver<'a> {
     applied_index: u64,
     received: u64,
     settled_index: Option<u64>,
+    /// The move that removals belong to.
+    move_id: u64,
 }
 
 impl<'a> Receiver<'a> {
     fn new(table: &'a Table) -> Self {
-        Self { table, batch: Batch::default(), collections: None, applied_index: 0, received: 0, settled_index: None }
+        let (batch, collections, settled_index) = (Batch::default(), None, None);
+        Self { table, batch, collections, applied_index: 0, received: 0, settled_index, move_id: 0 }
     }
 
     fn item(&mut self, item: Item) -> Result<(), StateError> {
         match item {
             Item::Start(start) => self.start(start),
             Item::Answer(answer) => self.answer(&answer),
+            Item::Removal(removal) => {
+                let SnapshotRemoval { collection_uid, key, id } = removal;
+                self.batch.insert(keys::removal(self.move_id, collection_uid, key), seal(id.as_bytes()));
+                self.apply_if_full()
+            }
             Item::Record(record) => self.record(record),
             Item::End(end) if end.records == self.received => {
                 self.settled_index = Some(end.settled_index);
@@ -197,6 +234,10 @@ impl<'a> Receiver<'a> {
         }
         self.applied_index = start.applied_index;
         self.batch.insert(keys::APPLIED, seal(&start.applied_index.to_be_bytes()));
+        if let Some(slots) = &start.slots {
+            self.move_id = slots.r#move.as_ref().map_or(0, |m| m.move_id);
+            self.batch.insert(keys::SLOTS, seal_message(slots));
+        }
         start.answers.iter().try_for_each(|answer| self.answer(answer))?;
         let emptied = |c: StoredCollection| StoredCollection { image_count: 0, digest: Bytes::new(), ..c };
         self.collections = Some(start.collections.into_iter().map(|c| (c.uid, emptied(c))).collect());
@@ -204,7 +245,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn answer(&mut self, answer: &StoredAnswer) -> Result<(), StateError> {
-        self.batch.insert(keys::answer(answer.index), seal_message(answer));
+        self.batch.insert(keys::answer(answer.index, answer.place), seal_message(answer));
         self.apply_if_full()
     }
 

@@ -1,14 +1,17 @@
 //! The state machine itself: commands in, outcomes out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use omma_common::ids::GroupId;
+use omma_proto::internal::v1::{StoredCollection, StoredSlotMove};
 use parking_lot::{Mutex, RwLock};
 
 use super::collection::IndexOptions;
+use super::cut::Cuts;
 use super::digest::Digest;
 use super::digests::{self, Mark};
 use super::keys;
@@ -19,7 +22,8 @@ use super::records::Records;
 use super::snapshot;
 use crate::format::{open, seal};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
-use crate::index::Storage;
+use crate::index::{DEFAULT_EXPANSION_SEARCH, Storage};
+use crate::room::Room;
 use crate::store::Store;
 
 /// Old generations that may still be there at a start. Readers kept each of them for longer than an install waits.
@@ -32,6 +36,18 @@ pub struct ImagesConfig {
     pub storage: Storage,
     /// Threads that may search and build one collection's graph at once.
     pub index_threads: usize,
+    /// Candidates that a search of a graph keeps: see [`crate::index::IndexConfig`].
+    pub expansion_search: usize,
+    /// For checkpoints.
+    pub room: Room,
+}
+
+impl Default for ImagesConfig {
+    fn default() -> Self {
+        let index_threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
+        let (storage, expansion_search) = (Storage::default(), DEFAULT_EXPANSION_SEARCH);
+        Self { storage, index_threads, expansion_search, room: Room::unchecked() }
+    }
 }
 
 /// One replica's images.
@@ -44,12 +60,17 @@ pub struct ImageState {
 pub(super) struct Inner {
     pub(super) group: GroupId,
     pub(super) store: Store,
+    pub(super) room: Room,
+    /// Whether checkpoints wait for room.
+    pub(super) checkpoints_wait: AtomicBool,
     options: IndexOptions,
     contents: RwLock<Arc<Contents>>,
     /// When this process last wrote a checkpoint.
     pub(super) checkpointed: Mutex<Option<Instant>>,
     /// Records so far of a snapshot that is being installed.
     received: AtomicU64,
+    /// Of backups under way.
+    cuts: Cuts,
 }
 
 /// Tells when nobody uses a state any more.
@@ -63,7 +84,7 @@ impl InUse {
 }
 
 /// Numbers of a replica's state.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StateStats {
     /// Log index of the newest entry that is applied.
     pub applied: u64,
@@ -71,6 +92,8 @@ pub struct StateStats {
     pub images: u64,
     /// Of all records; empty while the state is not exact (just after a snapshot).
     pub digest: Vec<u8>,
+    /// The move of slots that the group takes part in.
+    pub slot_move: Option<StoredSlotMove>,
     /// Images in HNSW graphs, tombstones among them.
     pub graph: u64,
     /// Images not yet in a graph.
@@ -94,7 +117,11 @@ pub struct StateStats {
 impl ImageState {
     /// Opens the state of `group` in `store`, or makes an empty one, and starts its maintenance thread.
     pub fn open(store: Store, group: GroupId, config: &ImagesConfig) -> Result<Self, StateError> {
-        let options = IndexOptions { storage: config.storage, threads: config.index_threads };
+        let options = IndexOptions {
+            storage: config.storage,
+            threads: config.index_threads,
+            expansion_search: config.expansion_search,
+        };
         let generation = current_generation(&store, group)?;
         // Left by an install that was cut off before its switch, and by those that did not get to removing the old.
         remove_generation(&store, group, generation + 1)?;
@@ -105,10 +132,13 @@ impl ImageState {
         let inner = Arc::new(Inner {
             group,
             store,
+            room: config.room.clone(),
+            checkpoints_wait: AtomicBool::new(false),
             options,
             contents: RwLock::new(Arc::new(contents)),
             checkpointed: Mutex::default(),
             received: AtomicU64::new(0),
+            cuts: Cuts::default(),
         });
         let maintenance = Arc::new(Maintenance::start(inner.clone())?);
         Ok(Self { inner, _maintenance: maintenance })
@@ -116,6 +146,10 @@ impl ImageState {
 
     pub(super) fn contents(&self) -> Arc<Contents> {
         self.inner.contents()
+    }
+
+    pub(super) fn cuts(&self) -> &Cuts {
+        &self.inner.cuts
     }
 
     /// To wait until all clones, and what they are doing, are gone.
@@ -144,6 +178,7 @@ impl ImageState {
         if contents.is_settled() {
             stats.digest = digest.to_bytes();
         }
+        stats.slot_move = contents.slots().current().cloned();
         drop(no_apply);
         stats.checkpoint_age = self.inner.checkpointed.lock().map(|at| at.elapsed());
         let mut checkpoint = None;
@@ -162,6 +197,12 @@ impl ImageState {
         stats
     }
 
+    /// The move of slots that the group takes part in, and the latest one that it took part in.
+    pub fn slot_move(&self) -> (Option<StoredSlotMove>, u64) {
+        let slots = self.contents().slots();
+        (slots.current().cloned(), slots.last_move_id())
+    }
+
     /// Images of a collection that wait for its graph.
     pub fn tail(&self, uid: u64) -> usize {
         self.contents().collections.live(uid).map_or(0, |c| c.index.stats().tail)
@@ -175,10 +216,17 @@ impl Inner {
 }
 
 /// Makes new collections and, unless the tails are to be filled as a whole later, inserts what is new.
-fn insert_into_indexes(contents: &Contents, changes: &[IndexChange], settled: bool) -> Result<(), StateError> {
+fn insert_into_indexes(
+    contents: &Contents,
+    collections: &HashMap<u64, StoredCollection>,
+    changes: &[IndexChange],
+    settled: bool,
+) -> Result<(), StateError> {
     for change in changes {
-        if let IndexChange::Insert { uid, key, embedding, attributes } = change {
-            let collection = contents.collections.ensure(*uid, embedding.len() as u32)?;
+        if let IndexChange::Insert { uid, key, embedding, attributes } = change
+            && let Some(stored) = collections.get(uid)
+        {
+            let collection = contents.collections.ensure(stored)?;
             if settled {
                 collection.attributes.write().insert(*key, attributes);
                 collection.index.insert(*key, embedding);
@@ -210,7 +258,8 @@ impl StateMachine for ImageState {
         let contents = self.contents();
         let Some(last) = entries.last().map(|e| e.index) else { return Ok(Vec::new()) };
         let mut answers = contents.answers.lock();
-        let view = Records { table: &contents.table, collections: &contents.collections };
+        let slots = contents.slots();
+        let view = Records { table: &contents.table, collections: &contents.collections, slots };
         let mut planner = Planner::new(&view, &mut answers);
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut marks = Vec::new();
@@ -225,7 +274,7 @@ impl StateMachine for ImageState {
             }
         }
         planner.finish();
-        let Planner { mut batch, index, collections, .. } = planner;
+        let Planner { mut batch, index, collections, slots, slots_changed, .. } = planner;
         batch.insert(keys::RAFT, seal(&raft));
         batch.insert(keys::APPLIED, seal(&last.to_be_bytes()));
         let settled = contents.is_settled();
@@ -236,17 +285,21 @@ impl StateMachine for ImageState {
 
         // New records enter the index before the table, old ones leave it after: a search that meets neither the old
         // nor the new record of an image knows that it raced with this, and looks again.
-        insert_into_indexes(&contents, &index, settled)?;
-        contents.table.apply(batch)?;
-        contents.applied.store(last, Ordering::Release);
-        if settled {
-            remove_from_indexes(&contents, &index);
-        }
-        if settles {
-            contents.fill_tails()?;
-            contents.settled_at.store(0, Ordering::Release);
-        }
-        contents.collections.update(collections.into_values());
+        contents.change_slots(slots_changed.then_some(slots), || {
+            self.inner.cuts.keep_removed(&contents, &index)?;
+            insert_into_indexes(&contents, &collections, &index, settled)?;
+            contents.table.apply(batch)?;
+            contents.applied.store(last, Ordering::Release);
+            if settled {
+                remove_from_indexes(&contents, &index);
+            }
+            if settles {
+                contents.fill_tails()?;
+                contents.settled_at.store(0, Ordering::Release);
+            }
+            contents.collections.update(collections.into_values());
+            Ok(())
+        })?;
         if settled {
             contents.marks.lock().keep(marks);
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use omma_proto::internal::v1::image_command::Command;
 use omma_proto::internal::v1::{DeleteRecords, DropRecords, ImageOutcome, PutRecord, PutRecords};
-use omma_proto::v1::PutEffect;
+use omma_proto::v1::{PutEffect, Quantization};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -31,7 +31,8 @@ pub(super) fn seed() -> u64 {
 
 pub(super) fn open(dir: &TempDir) -> ImageState {
     let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-    ImageState::open(store, 1, &ImagesConfig { storage: Storage::F16, index_threads: 2 }).unwrap()
+    let config = ImagesConfig { storage: Storage::F16, index_threads: 2, ..ImagesConfig::default() };
+    ImageState::open(store, 1, &config).unwrap()
 }
 
 pub(super) fn unit(rng: &mut StdRng) -> Vec<f32> {
@@ -46,7 +47,8 @@ fn put(items: &[(String, Vec<f32>)]) -> Command {
         embedding: omma_common::vector::to_bytes(v),
         ..PutRecord::default()
     };
-    Command::Put(PutRecords { dimension: DIMENSION as u32, records: items.iter().map(record).collect() })
+    let records = items.iter().map(record).collect();
+    Command::Put(PutRecords { dimension: DIMENSION as u32, records, ..PutRecords::default() })
 }
 
 pub(super) fn apply(state: &ImageState, index: u64, command: Command) -> ImageOutcome {
@@ -233,7 +235,7 @@ fn a_damaged_snapshot_changes_nothing() {
     let mut own = History::new(1);
     own.run(&follower, 50);
     let (raft, chunks) = leader.snapshot().unwrap();
-    let cut: Vec<_> = chunks.map(|c| c.map(|b| b.slice(..b.len() - 9))).collect();
+    let cut: Vec<_> = chunks.map(|c| c.map(|b| b.slice(..b.len().saturating_sub(9)))).collect();
     assert!(matches!(follower.install(raft, Box::new(cut.into_iter())), Err(StateError::Damaged { .. })));
     own.check(&follower);
 }
@@ -267,16 +269,7 @@ fn restarts_from_a_checkpoint_and_from_a_damaged_one() {
     expect_all(&state);
     drop(state);
 
-    let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-    let graphs = store.table("graphs.1.0").unwrap();
-    let (key, mut value) =
-        graphs.prefix(b"").next().map(|e| e.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).unwrap();
-    value[100] ^= 1;
-    let mut batch = crate::store::Batch::default();
-    batch.insert(key, value);
-    graphs.apply(batch).unwrap();
-    store.flush().unwrap();
-    drop((graphs, store));
+    super::checkpoint::spoil(&dir.path().join("checkpoints/1.0"), UID, b"c\0\0\0\0");
     let state = open(&dir);
     until("the graph is built again", || (state.stats().tail, state.stats().graph) == (0, 3_999));
     expect_all(&state);
@@ -292,6 +285,43 @@ fn restarts_from_a_checkpoint_and_from_a_damaged_one() {
     let state = open(&dir);
     expect_all(&state);
     until("the graph is built from nothing", || (state.stats().tail, state.stats().graph) == (0, 3_999));
+}
+
+#[test]
+fn graphs_keep_numbers_as_the_collection_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = StdRng::seed_from_u64(seed());
+    let items: Vec<_> = (0..2_500).map(|i| (format!("i{i}"), unit(&mut rng))).collect();
+    let quantized = |items: &[(String, Vec<f32>)], quantization: Quantization| match put(items) {
+        Command::Put(put) => Command::Put(PutRecords { quantization: quantization.into(), ..put }),
+        other => other,
+    };
+    let storage = |state: &ImageState| state.contents().collections.live(UID).unwrap().index.config().storage;
+    let state = open(&dir);
+    for (index, chunk) in (1..).zip(items[..2_400].chunks(100)) {
+        apply(&state, index, quantized(chunk, Quantization::I8));
+    }
+    assert_eq!(storage(&state), Storage::I8);
+    until("a checkpoint is written", || state.stats().checkpoint > 0);
+    let covered = state.stats().checkpoint;
+    state.flush().unwrap();
+    drop(state);
+
+    let state = open(&dir);
+    assert_eq!((storage(&state), state.stats().checkpoint), (Storage::I8, covered));
+    // From a coordinator of before quantizations: the collection stays as it is.
+    apply(&state, 25, quantized(&items[2_400..], Quantization::Unspecified));
+    assert_eq!(storage(&state), Storage::I8);
+    for (id, v) in items.iter().step_by(83) {
+        let hit = &state.search(UID, v, 1, false).unwrap()[0];
+        assert!(hit.id == *id && (hit.score - 1.0).abs() < 1e-5, "{hit:?} for {id}: ranked by the stored embedding");
+    }
+
+    let other = tempfile::tempdir().unwrap();
+    let follower = open(&other);
+    let (raft, chunks) = state.snapshot().unwrap();
+    follower.install(raft, chunks).unwrap();
+    assert_eq!(storage(&follower), Storage::I8);
 }
 
 #[test]

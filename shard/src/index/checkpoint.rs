@@ -3,10 +3,12 @@
 //! `OMIX`, u32 version, u32 dimension, u64 count of what is beside, for each its key (u64) and numbers (f32), the
 //! graph's own bytes to the end. All little-endian.
 
-use super::IndexError;
+use super::{IndexConfig, IndexError, Storage};
 
 const MAGIC: &[u8; 4] = b"OMIX";
 const VERSION: u32 = 1;
+/// Of graphs in eight bits: version 1 had those that the engine scaled. They cannot be extended, and are built anew.
+const VERSION_OF_EIGHTS: u32 = 2;
 const HEAD: usize = 20;
 
 /// An exported index, taken apart.
@@ -16,11 +18,16 @@ pub(super) struct Parts<'a> {
     pub(super) graph: &'a [u8],
 }
 
+fn version(config: &IndexConfig) -> u32 {
+    if config.storage == Storage::I8 { VERSION_OF_EIGHTS } else { VERSION }
+}
+
 /// Puts the parts together.
-pub(super) fn write(dimension: usize, beside: &[(u64, Vec<f32>)], graph: &[u8]) -> Vec<u8> {
+pub(super) fn write(config: &IndexConfig, beside: &[(u64, Vec<f32>)], graph: &[u8]) -> Vec<u8> {
+    let dimension = config.dimension;
     let mut bytes = Vec::with_capacity(HEAD + beside.len() * (8 + 4 * dimension) + graph.len());
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&version(config).to_le_bytes());
     bytes.extend_from_slice(&(dimension as u32).to_le_bytes());
     bytes.extend_from_slice(&(beside.len() as u64).to_le_bytes());
     for (key, embedding) in beside {
@@ -32,14 +39,15 @@ pub(super) fn write(dimension: usize, beside: &[(u64, Vec<f32>)], graph: &[u8]) 
 }
 
 /// Takes the bytes apart. Whether the graph's own bytes make sense is not looked at.
-pub(super) fn read(bytes: &[u8], dimension: usize) -> Result<Parts<'_>, IndexError> {
+pub(super) fn read<'a>(bytes: &'a [u8], config: &IndexConfig) -> Result<Parts<'a>, IndexError> {
+    let dimension = config.dimension;
     let damaged = |why: &str| IndexError::Checkpoint(why.into());
     let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or_else(|| damaged("too short"))?;
     let [m0, m1, m2, m3, v0, v1, v2, v3, d0, d1, d2, d3, count @ ..] = *head;
     if [m0, m1, m2, m3] != *MAGIC {
         return Err(damaged("no index"));
     }
-    if u32::from_le_bytes([v0, v1, v2, v3]) != VERSION {
+    if u32::from_le_bytes([v0, v1, v2, v3]) != version(config) {
         return Err(damaged("another version"));
     }
     if u32::from_le_bytes([d0, d1, d2, d3]) as usize != dimension {
@@ -60,21 +68,34 @@ pub(super) fn read(bytes: &[u8], dimension: usize) -> Result<Parts<'_>, IndexErr
 mod tests {
     use super::*;
 
+    fn two() -> IndexConfig {
+        IndexConfig::new(2)
+    }
+
     #[test]
     fn round_trips_and_refuses_damage() {
         let beside = vec![(4096, vec![0.5, -0.5]), (8192, vec![1.0, 0.0])];
-        let bytes = write(2, &beside, b"graph");
-        assert_eq!(read(&bytes, 2).unwrap(), Parts { beside, graph: b"graph" });
-        assert!(read(&bytes, 3).is_err());
+        let bytes = write(&two(), &beside, b"graph");
+        assert_eq!(read(&bytes, &two()).unwrap(), Parts { beside, graph: b"graph" });
+        assert!(read(&bytes, &IndexConfig::new(3)).is_err());
         for at in 0..8 {
             let mut bad = bytes.clone();
             bad[at] ^= 1;
-            assert!(read(&bad, 2).is_err(), "byte {at}");
+            assert!(read(&bad, &two()).is_err(), "byte {at}");
         }
-        assert!(read(&bytes[..40], 2).is_err());
+        assert!(read(&bytes[..40], &two()).is_err());
         let mut many = bytes;
         many[12..20].fill(0xff);
-        assert!(read(&many, 2).is_err());
+        assert!(read(&many, &two()).is_err());
+    }
+
+    #[test]
+    fn eight_bits_of_before_are_built_anew() {
+        let eights = IndexConfig { storage: Storage::I8, ..two() };
+        let bytes = write(&eights, &[], b"graph");
+        assert_eq!(read(&bytes, &eights).unwrap().graph, b"graph");
+        let before = write(&two(), &[], b"graph");
+        assert_eq!(read(&before, &eights), Err(IndexError::Checkpoint("another version".into())));
     }
 
     proptest::proptest! {
@@ -83,13 +104,13 @@ mod tests {
             hits in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..6),
             length in 0..200usize,
         ) {
-            let mut bytes = write(2, &[(4096, vec![0.5, -0.5]), (8192, vec![1.0, 0.0])], b"graph");
+            let mut bytes = write(&two(), &[(4096, vec![0.5, -0.5]), (8192, vec![1.0, 0.0])], b"graph");
             for (at, byte) in hits {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
             bytes.truncate(length);
-            let _ = read(&bytes, 2);
+            let _ = read(&bytes, &two());
         }
     }
 }

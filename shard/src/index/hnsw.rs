@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use omma_common::topk::TopK;
 use parking_lot::{RwLock, RwLockWriteGuard};
-use usearch::{Index, IndexOptions, MetricKind, ScalarKind, ffi::Matches};
+use usearch::{Index, IndexOptions, MetricKind, ScalarKind, VectorType, ffi::Matches};
 
+use super::eights::Eights;
 use super::pace::{self, Pace};
 use super::slots::Slots;
 use super::{Allow, Candidate, IndexConfig, IndexError, Storage, VectorIndex, check, hnsw_format};
@@ -31,6 +32,8 @@ pub struct Hnsw {
     /// Searches in or before the lock.
     searching: AtomicUsize,
     adders: usize,
+    /// Of a graph in eight bits.
+    eights: Option<Eights>,
 }
 
 impl Hnsw {
@@ -66,6 +69,7 @@ impl Hnsw {
             slots: Slots::new(config.threads),
             searching: AtomicUsize::new(0),
             adders: config.threads.min(cores),
+            eights: eights(&config),
             config,
         }
     }
@@ -152,18 +156,24 @@ impl Hnsw {
         in_parallel(items, self.adders, |part| {
             part.iter()
                 .filter(|(key, _)| !index.contains(*key))
-                .try_for_each(|(key, embedding)| index.add(*key, embedding).map_err(refused))
+                .try_for_each(|(key, embedding)| self.insert(index, *key, embedding))
         })?;
         Ok(())
     }
 
+    fn insert(&self, index: &Index, key: u64, embedding: &[f32]) -> Result<(), IndexError> {
+        match self.eights {
+            Some(eights) => index.add(key, &eights.from(embedding)).map_err(refused),
+            None => index.add(key, embedding).map_err(refused),
+        }
+    }
+
     fn candidates(&self, found: Matches) -> Vec<Candidate> {
-        // Eight-bit numbers are scaled to ±127, and so is their inner product.
-        let scale = if self.config.storage == Storage::I8 { 127.0 * 127.0 } else { 1.0 };
         let approximate = self.config.storage != Storage::F32;
+        let score = |distance: f32| self.eights.map_or(1.0 - distance, |eights| eights.score(1.0 - distance));
         let scored = found.keys.into_iter().zip(found.distances);
         let mut hits: Vec<Candidate> =
-            scored.map(|(key, distance)| Candidate { key, score: (1.0 - distance) / scale, approximate }).collect();
+            scored.map(|(key, distance)| Candidate { key, score: score(distance), approximate }).collect();
         hits.sort_by(|a, b| omma_common::topk::rank(a.score, &a.key, b.score, &b.key));
         hits
     }
@@ -200,11 +210,11 @@ impl VectorIndex for Hnsw {
         if k == 0 {
             return Ok(Vec::new());
         }
-        let found = match allow {
-            None => index.search(query, k),
-            Some(allow) => index.filtered_search(query, k, allow),
+        let found = match self.eights {
+            Some(eights) => search(&index, &eights.from(query), k, allow),
+            None => search(&index, query, k, allow),
         };
-        Ok(self.candidates(found.map_err(refused)?))
+        Ok(self.candidates(found?))
     }
 
     fn contains(&self, key: u64) -> bool {
@@ -220,23 +230,46 @@ impl VectorIndex for Hnsw {
     }
 }
 
+fn search<T: VectorType>(
+    index: &Index,
+    query: &[T],
+    k: usize,
+    allow: Option<Allow<'_>>,
+) -> Result<Matches, IndexError> {
+    let found = match allow {
+        None => index.search(query, k),
+        Some(allow) => index.filtered_search(query, k, allow),
+    };
+    found.map_err(refused)
+}
+
+fn eights(config: &IndexConfig) -> Option<Eights> {
+    (config.storage == Storage::I8).then(|| Eights::new(config.dimension))
+}
+
 /// Reads embeddings out of the graph, one after the other.
 struct RowReader {
     /// Converted here, which is quicker than in the engine; empty for other precisions.
     halves: Vec<i16>,
     bits: Vec<u16>,
+    eights: Option<(Eights, Vec<i8>)>,
     row: Vec<f32>,
 }
 
 impl RowReader {
     fn new(config: &IndexConfig) -> Self {
         let halves = if config.storage == Storage::F16 { config.dimension } else { 0 };
-        Self { halves: vec![0; halves], bits: vec![0; halves], row: vec![0.0; config.dimension] }
+        let eights = eights(config).map(|eights| (eights, vec![0; config.dimension]));
+        Self { halves: vec![0; halves], bits: vec![0; halves], eights, row: vec![0.0; config.dimension] }
     }
 
     /// `None` if the graph does not hold it.
     fn read(&mut self, index: &Index, key: u64) -> Result<Option<&[f32]>, IndexError> {
-        let found = if self.halves.is_empty() {
+        let found = if let Some((eights, small)) = &mut self.eights {
+            let found = index.get(key, small).map_err(refused)?;
+            eights.write(small, &mut self.row);
+            found
+        } else if self.halves.is_empty() {
             index.get(key, &mut self.row).map_err(refused)?
         } else {
             let found = index.get(key, usearch::f16::from_mut_i16s(&mut self.halves)).map_err(refused)?;

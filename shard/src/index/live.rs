@@ -86,7 +86,7 @@ impl LiveIndex {
         watermark: u64,
         tombstones: impl IntoIterator<Item = u64>,
     ) -> Result<Self, IndexError> {
-        let parts = checkpoint::read(graph, config.dimension)?;
+        let parts = checkpoint::read(graph, &config)?;
         let generation = Generation::restore(config.clone(), parts.graph, &parts.beside)?;
         tombstones.into_iter().for_each(|key| generation.tombstones.insert(key));
         generation.prune_tombstones();
@@ -103,6 +103,11 @@ impl LiveIndex {
             worker: Mutex::new(()),
             config,
         }
+    }
+
+    /// What it was built with.
+    pub fn config(&self) -> &IndexConfig {
+        &self.config
     }
 
     /// Makes `key` findable. Never fails and never waits for the graph; what is no embedding of this index is left out
@@ -144,7 +149,7 @@ impl LiveIndex {
         if k == 0 {
             return Ok(Vec::new());
         }
-        let wanted = k.saturating_add((k / 4).clamp(8, 64));
+        let wanted = k.saturating_add(self.config.storage.spare(k));
         let mut looks = 0;
         loop {
             looks += 1;
@@ -218,7 +223,7 @@ impl LiveIndex {
         let _worker = self.worker.lock();
         let generation = self.generations.read().current.clone();
         let (graph, beside) = (generation.graph.export()?, generation.beside.items());
-        let bytes = checkpoint::write(self.config.dimension, &beside, &graph);
+        let bytes = checkpoint::write(&self.config, &beside, &graph);
         Ok(Export { bytes, watermark: self.watermark.load(Ordering::Acquire), count: generation.held() })
     }
 

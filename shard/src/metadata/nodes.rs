@@ -81,7 +81,7 @@ pub(super) fn set_state(metadata: &mut Metadata, set: &SetNodeState) -> Changed 
 }
 
 /// Replicas of the group that has most.
-pub(super) fn replication(metadata: &Metadata) -> usize {
+pub(crate) fn replication(metadata: &Metadata) -> usize {
     metadata.groups.iter().map(|g| g.replicas.len()).max().unwrap_or(0)
 }
 

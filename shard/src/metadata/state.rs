@@ -9,7 +9,7 @@ use omma_proto::internal::v1::{
 };
 use omma_proto::v1::{Collection, VectorSpace};
 
-use super::{moves, nodes};
+use super::{groups, moves, nodes};
 
 /// Applies the command at log `index`.
 pub(super) fn apply(metadata: &mut Metadata, index: u64, command: MetadataCommand) -> MetadataOutcome {
@@ -29,6 +29,12 @@ pub(super) fn apply(metadata: &mut Metadata, index: u64, command: MetadataComman
         Some(Command::BeginMove(begin)) => without_collection(moves::begin(metadata, begin)),
         Some(Command::EndMove(end)) => without_collection(moves::end(metadata, &end)),
         Some(Command::PreferLeader(prefer)) => without_collection(moves::prefer_leader(metadata, &prefer)),
+        Some(Command::SetGroups(set)) => without_collection(groups::set(metadata, &set)),
+        Some(Command::AddGroup(add)) => without_collection(groups::add(metadata, add)),
+        Some(Command::BeginSlotMove(begin)) => without_collection(groups::begin_move(metadata, begin)),
+        Some(Command::SwitchSlots(switch)) => without_collection(groups::switch(metadata, &switch)),
+        Some(Command::EndSlotMove(end)) => without_collection(groups::end_move(metadata, end.move_id)),
+        Some(Command::RetireGroup(retire)) => without_collection(groups::retire(metadata, &retire)),
         None => Err(MetadataRefusal::Invalid),
     };
     let outcome = match result {
@@ -99,6 +105,7 @@ fn create_collection(metadata: &mut Metadata, create: CreateCollection) -> Appli
         vector_space: Some(space),
         create_time: create.create_time,
         image_count: 0,
+        quantization: create.quantization,
     };
     metadata.next_collection_uid += 1;
     let entry =
@@ -173,6 +180,7 @@ mod tests {
             vector_space: Some(VectorSpace { id: "s".into(), dimension: 4 }),
             create_time: None,
             request_id: request_id.into(),
+            quantization: 0,
         })
     }
 

@@ -109,6 +109,7 @@ impl Node {
             term: state.term,
             leader_node_id: state.leader.unwrap_or(0),
             status: Some(status),
+            slot_move: stats.slot_move,
         }
     }
 }

@@ -114,19 +114,26 @@ impl Node {
     pub(super) async fn remove_strays(&self, metadata: &Metadata) {
         for group in self.held.groups() {
             let placed = metadata.groups.iter().find(|g| g.group_id == group);
-            let Some(placed) = placed.filter(|g| !concerns(g, self.node_id)) else { continue };
-            if !self.held.is_leaving(group) {
-                if !self.left(metadata, group, &placed.replicas).await {
+            // Of a group that was retired no copy is needed, whoever was its member.
+            let retired = placed.is_none() && metadata.retired_group_ids.contains(&group);
+            if retired {
+                self.stop_shard(group).await;
+            } else if placed.is_none_or(|g| concerns(g, self.node_id)) {
+                continue;
+            }
+            let replicas = placed.map_or(&[][..], |g| &g.replicas);
+            if !retired && !self.held.is_leaving(group) {
+                if !self.left(metadata, group, replicas).await {
                     continue;
                 }
                 self.stop_shard(group).await;
                 // Once more: a replica that does not run cannot become a member that counts.
-                if !self.left(metadata, group, &placed.replicas).await {
+                if !self.left(metadata, group, replicas).await {
                     continue;
                 }
             }
             match self.remove_copy(group).await {
-                Ok(true) => tracing::info!(group, "removed this node's copy: the group lives elsewhere"),
+                Ok(true) => tracing::info!(group, retired, "removed this node's copy"),
                 Ok(false) => {}
                 Err(error) => tracing::error!(group, %error, "a copy that is not needed any more was not removed"),
             }
@@ -142,6 +149,14 @@ impl Node {
             }
         }
         false
+    }
+
+    /// Gives a copy up: its replica stops, and is begun again when what is stored of it is removed.
+    pub(super) async fn abandon(&self, group: GroupId) -> Result<(), NodeError> {
+        let held = self.held.clone();
+        blocking(move || held.write(group, Some(Copy::Leaving))).await?;
+        self.stop_shard(group).await;
+        Ok(())
     }
 
     async fn stop_shard(&self, group: GroupId) {

@@ -66,6 +66,13 @@ impl Identity {
         };
         Ok(Self { node_id, _lock: lock })
     }
+
+    /// A new id in the same folder, whose old one is gone from it.
+    pub(super) fn renewed(self, data_dir: &Path) -> Result<Self, IdentityError> {
+        let path = data_dir.join("node.json");
+        let node_id = create(data_dir, &path).map_err(|source| IdentityError::Io { path, source })?;
+        Ok(Self { node_id, ..self })
+    }
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<NodeId, IdentityError> {

@@ -1,10 +1,12 @@
 //! One shard node: its parts, and how it finds and follows its cluster.
 
+mod anew;
 mod bootstrap;
 mod cleanup;
 mod compare;
 mod describe;
 mod disk;
+mod elsewhere;
 mod held;
 mod identity;
 mod observe;
@@ -12,9 +14,12 @@ pub(crate) mod peers;
 mod placement;
 mod recall;
 mod reconcile;
+mod repair;
+pub(crate) mod slots;
 mod vitals;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -60,13 +65,54 @@ pub enum NodeError {
     /// Its encoder.
     #[error("cannot start the encoder: {0}")]
     Encoder(#[from] EncoderError),
+    /// What is stored is damaged. The next start decides what becomes of it.
+    #[error(
+        "the data in {folder} are damaged ({reason}): start the node again; it joins as a new one if its peers have a copy of everything"
+    )]
+    Damaged {
+        /// The data folder.
+        folder: PathBuf,
+        /// What, where.
+        reason: String,
+    },
+    /// What is stored is damaged, and may be the only copy.
+    #[error(
+        "the data in {folder} are damaged ({reason}), and the cluster may not have everything without them ({why}). Bring \
+         the other nodes up and start this one again. If there are no others, restore a backup into a new cluster \
+         (omma restore). To give up what only this node has, move the folder away (mv {folder} {folder}.damaged) and start \
+         the node: it joins as a new one. To go on with what can be read, remove {folder}/damaged.json and start it"
+    )]
+    OnlyCopy {
+        /// The data folder.
+        folder: PathBuf,
+        /// What, where.
+        reason: String,
+        /// Why the cluster may need it.
+        why: String,
+    },
     /// A replica's log or state could not be written or read any more. What was acknowledged is on disk.
     #[error("a replica has failed ({0}): see to the disk, then start the node again")]
     Failed(GroupError),
 }
 
+impl NodeError {
+    /// What is damaged, if that is why.
+    fn damage(&self) -> Option<String> {
+        let damaged = matches!(
+            self,
+            Self::Store(StoreError::Damaged { .. })
+                | Self::State(StateError::Damaged { .. } | StateError::Store(StoreError::Damaged { .. }))
+                | Self::Group(GroupError::Damaged(_) | GroupError::Store(StoreError::Damaged { .. }))
+        );
+        damaged.then(|| self.to_string())
+    }
+}
+
 /// How often it is looked whether all replicas run.
 const LOOK_FOR_FAILURES: Duration = Duration::from_millis(500);
+
+/// How often a node that waits for room looks again.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(2);
 
 /// A replica of a shard group: consensus and state.
 #[derive(Clone)]
@@ -93,6 +139,8 @@ pub(crate) struct Node {
     pub(crate) reads_waiting: AtomicUsize,
     pub(crate) recall: RecallSampler,
     comparisons: Mutex<Comparisons>,
+    /// Nodes that said last that their disks are nearly full.
+    without_room: Mutex<BTreeMap<NodeId, bool>>,
     store: Store,
     held: Arc<Held>,
     shards: RwLock<HashMap<GroupId, Shard>>,
@@ -103,12 +151,33 @@ impl Node {
     /// Opens everything that is on disk, and the metadata replica. Shard groups follow from the metadata.
     pub(crate) async fn open(config: ShardConfig, dialer: Dialer) -> Result<Arc<Self>, NodeError> {
         let addresses = AddressBook::default();
-        let (config, parts) = blocking({
-            let (addresses, dialer) = (addresses.clone(), dialer.clone());
-            move || Parts::open(&config, addresses, dialer).map(|parts| (config, parts))
+        let (config, mut identity, encoder) = blocking(move || {
+            config.vitals.step("taking the data folder");
+            let identity = Identity::open(&config.data_dir)?;
+            config.vitals.step("loading the encoder's model");
+            let encoder = Encoder::start(config.encoder.clone())?;
+            Ok::<_, NodeError>((config, identity, encoder))
         })
         .await?;
-        let Parts { identity, encoder, host, store, held, metadata } = parts;
+        wait_for_room(&config).await;
+        if let Some(reason) = anew::noted(&config.data_dir) {
+            identity = anew::begin(&config, &dialer, identity, reason).await?;
+        }
+        let open = |config: &ShardConfig, id| {
+            let (config, addresses, dialer) = (config.clone(), addresses.clone(), dialer.clone());
+            blocking(move || Stores::open(&config, id, addresses, dialer))
+        };
+        let opened = match open(&config, identity.node_id).await {
+            Err(error) => match error.damage() {
+                Some(reason) => {
+                    identity = anew::begin(&config, &dialer, identity, reason).await?;
+                    open(&config, identity.node_id).await?
+                }
+                None => return Err(error),
+            },
+            Ok(opened) => opened,
+        };
+        let Stores { host, store, held, metadata } = opened;
         addresses.set(identity.node_id, config.advertise.clone());
         let metadata_replica = host.start(METADATA_GROUP, Arc::new(metadata.clone())).await?;
         Ok(Arc::new(Self {
@@ -124,6 +193,7 @@ impl Node {
             reads_waiting: AtomicUsize::new(0),
             recall: RecallSampler::start(config.recall_sample).map_err(NodeError::Thread)?,
             comparisons: Mutex::default(),
+            without_room: Mutex::default(),
             store,
             held,
             shards: RwLock::default(),
@@ -170,6 +240,7 @@ impl Node {
                     cleanup::finish_deletions(&self),
                     compare::compare_replicas(&self),
                     placement::drive(&self),
+                    slots::drive(&self),
                 );
             } => {}
         }
@@ -179,10 +250,8 @@ impl Node {
     /// look like a member of groups that it takes no part in.
     pub(crate) async fn failed(&self) -> NodeError {
         loop {
-            let shards = self.shards();
-            let mut replicas = shards.iter().map(|s| &s.replica).chain(std::iter::once(&self.metadata_replica));
-            if let Some(error) = replicas.find_map(Replica::failure) {
-                return NodeError::Failed(error);
+            if let Some(error) = self.broken().await {
+                return error;
             }
             tokio::time::sleep(LOOK_FOR_FAILURES).await;
         }
@@ -213,29 +282,33 @@ impl Node {
 }
 
 /// What is opened on a blocking thread.
-struct Parts {
-    identity: Identity,
-    encoder: Encoder,
+struct Stores {
     host: Arc<GroupHost>,
     store: Store,
     held: Arc<Held>,
     metadata: MetadataMachine,
 }
 
-impl Parts {
-    fn open(config: &ShardConfig, addresses: AddressBook, dialer: Dialer) -> Result<Self, NodeError> {
+impl Stores {
+    fn open(config: &ShardConfig, id: NodeId, addresses: AddressBook, dialer: Dialer) -> Result<Self, NodeError> {
         let step = |what: &str| config.vitals.step(what);
-        step("taking the data folder");
-        let identity = Identity::open(&config.data_dir)?;
-        step("loading the encoder's model");
-        let encoder = Encoder::start(config.encoder.clone())?;
         step("opening the store of the state");
         let store = Store::open(&config.data_dir.join("state"), config.cache_bytes, FLUSH_EVERY)?;
         let metadata = MetadataMachine::open(store.clone())?;
         let held = Arc::new(Held::open(&store)?);
         step("opening the Raft log");
-        let host = GroupHost::open(&config.data_dir, identity.node_id, config.raft.clone(), addresses, dialer)?;
-        Ok(Self { identity, encoder, host, store, held, metadata })
+        let room = config.room.clone();
+        let host = GroupHost::open(&config.data_dir, id, config.raft.clone(), addresses, dialer, room)?;
+        Ok(Self { host, store, held, metadata })
+    }
+}
+
+/// On a full disk not even opening a store works.
+async fn wait_for_room(config: &ShardConfig) {
+    while let Err(why) = config.room.for_log() {
+        config.vitals.step("waiting for room on the disk");
+        tracing::error!(%why, "the node starts when there is room on the disk");
+        tokio::time::sleep(LOOK_FOR_ROOM).await;
     }
 }
 

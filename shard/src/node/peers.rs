@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use omma_common::deadline::Deadline;
+use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::tls::Dialer;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::placement_service_client::PlacementServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use omma_proto::internal::v1::{
-    ChangeMembersRequest, DigestMark, DiscoverRequest, DiscoverResponse, DropCollectionRequest, GetDigestsRequest,
-    JoinRequest, JoinResponse, ObserveNodeRequest, ObserveNodeResponse, Target,
+    ChangeMembersRequest, DiscoverRequest, DiscoverResponse, DropCollectionRequest, GetDigestsRequest,
+    GetDigestsResponse, GetMetadataRequest, JoinRequest, JoinResponse, Metadata, ObserveNodeRequest,
+    ObserveNodeResponse, Target,
 };
 use tonic::Status;
 use tonic::transport::Channel;
@@ -35,6 +37,15 @@ pub(crate) async fn discover(dialer: &Dialer, address: &str) -> Result<DiscoverR
     Ok(client.discover(request).await?.into_inner())
 }
 
+/// A node's copy of the metadata; linearizable, of its leader only.
+pub(super) async fn metadata(dialer: &Dialer, address: &str, linearizable: bool) -> Result<Metadata, Status> {
+    let mut client = MetadataServiceClient::new(connect(dialer, address).await?);
+    let request =
+        Deadline::after(PATIENCE).request(GetMetadataRequest { linearizable, ..GetMetadataRequest::default() });
+    let metadata = client.get_metadata(request).await?.into_inner().metadata;
+    metadata.ok_or_else(|| Status::unavailable("it has no metadata"))
+}
+
 pub(super) async fn join(dialer: &Dialer, address: &str, request: JoinRequest) -> Result<JoinResponse, Status> {
     let mut client = MetadataServiceClient::new(connect(dialer, address).await?);
     // The metadata leader may ask this node back who it is.
@@ -48,10 +59,16 @@ pub(super) async fn drop_collection(dialer: &Dialer, address: &str, target: Targ
     client.drop_collection(request).await.map(drop)
 }
 
-pub(super) async fn digests(dialer: &Dialer, address: &str, group_id: u32) -> Result<Vec<DigestMark>, Status> {
+pub(super) async fn digests(dialer: &Dialer, address: &str, group_id: u32) -> Result<GetDigestsResponse, Status> {
     let mut client = ShardServiceClient::new(connect(dialer, address).await?);
     let request = Deadline::after(PATIENCE).request(GetDigestsRequest { group_id });
-    Ok(client.get_digests(request).await?.into_inner().marks)
+    Ok(client.get_digests(request).await?.into_inner())
+}
+
+/// For more calls than one.
+pub(super) async fn placement(dialer: &Dialer, address: &str) -> Result<PlacementServiceClient<Channel>, Status> {
+    let client = PlacementServiceClient::new(connect(dialer, address).await?);
+    Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 /// How a node is and sees its groups.

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::{Node, peers};
 use crate::group::{Barrier, Role};
+use crate::metadata::groups::wanted;
 use crate::metadata::planner::{GroupView, Health, NodeView, Step, View, plan};
 
 /// Between looks while nothing is to be done, …
@@ -46,11 +47,7 @@ const AT_ONCE: usize = 8;
 pub(super) async fn drive(node: &Node) {
     let mut driver = None;
     loop {
-        let leads = node.metadata_replica.status().role == Role::Leader && {
-            let barrier = node.metadata_replica.read_barrier(Barrier::Linearizable, Deadline::after(PROPOSAL));
-            barrier.await.is_ok()
-        };
-        let wait = match leads {
+        let wait = match leads(node).await {
             true => driver.get_or_insert_with(Driver::new).round(node).await,
             false => {
                 driver = None;
@@ -59,6 +56,13 @@ pub(super) async fn drive(node: &Node) {
         };
         tokio::time::sleep(wait).await;
     }
+}
+
+/// Whether this node leads the metadata group, for certain.
+pub(super) async fn leads(node: &Node) -> bool {
+    let replica = &node.metadata_replica;
+    replica.status().role == Role::Leader
+        && replica.read_barrier(Barrier::Linearizable, Deadline::after(PROPOSAL)).await.is_ok()
 }
 
 /// What a metadata leader remembers while it leads.
@@ -100,6 +104,7 @@ impl Driver {
         match self.act(node, &metadata, &groups, steps).await {
             true => BUSY,
             false if metadata.groups.iter().any(|g| g.r#move.is_some()) => MOVING,
+            false if wanted(&metadata) != metadata.groups.len() || !metadata.slot_moves.is_empty() => MOVING,
             false => IDLE,
         }
     }
@@ -226,7 +231,7 @@ async fn look(node: &Node, metadata: &Metadata) -> BTreeMap<NodeId, ObserveNodeR
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-async fn propose(node: &Node, command: MetadataCommand) -> Result<(), String> {
+pub(super) async fn propose(node: &Node, command: MetadataCommand) -> Result<(), String> {
     let deadline = Deadline::after(PROPOSAL);
     let proposed = node.metadata_replica.propose(command.encode_to_vec().into(), deadline).await;
     let outcome = MetadataOutcome::decode(proposed.map_err(|e| e.to_string())?.outcome).map_err(|e| e.to_string())?;

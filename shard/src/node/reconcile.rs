@@ -7,6 +7,7 @@ use omma_common::ids::{GroupId, NodeId};
 use omma_proto::internal::v1::{Group, Metadata};
 
 use super::{Node, NodeError};
+use crate::group::state_machine::StateError;
 use crate::metadata::concerns;
 
 /// What failed is tried again this often.
@@ -23,9 +24,13 @@ pub(super) async fn follow(node: &Node) {
         for peer in &metadata.nodes {
             node.addresses.set(peer.node_id, peer.address.clone());
         }
+        node.abandon_damaged(&metadata).await;
         for group in metadata.groups.iter().filter(|g| concerns(g, node.node_id)) {
             let seen = *first_seen.entry(group.group_id).or_insert_with(Instant::now);
             if let Err(error) = run_replica(node, &metadata, group, seen).await {
+                if let NodeError::State(damage @ StateError::Damaged { .. }) = &error {
+                    node.host.note_damage(group.group_id, damage.to_string());
+                }
                 tracing::error!(group = group.group_id, %error, "a replica does not run; trying again");
             }
         }

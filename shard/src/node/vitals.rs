@@ -62,6 +62,11 @@ impl Subject for Node {
             let bytes = disk::usage(&self.config.data_dir.join(store));
             out.gauge("omma_store_bytes", "Disk space that a store takes.", &[("store", store)], bytes as f64);
         }
+        if let Some(free) = self.config.room.free() {
+            out.gauge("omma_disk_free_bytes", "Room on the data folder's disk.", &[], free as f64);
+        }
+        let help = "Room below which new images are refused.";
+        out.gauge("omma_disk_kept_free_bytes", help, &[], self.config.room.kept() as f64);
         let member = self.metadata.current().nodes.iter().any(|node| node.node_id == self.node_id);
         let (id, zone) = (self.node_id.to_string(), &*self.config.zone);
         let labels = [("node", &*id), ("zone", zone), ("device", &*self.encoder.info().device)];

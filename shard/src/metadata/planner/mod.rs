@@ -7,8 +7,11 @@
 //! A replica moves so: the map gets the move (`Begin`), the receiving node becomes a learner of the group and catches
 //! up (`AddLearner`), takes the old replica's place among the voters (`SetVoters`, after `Transfer` if the old one
 //! leads), and the map follows (`End`). No group ever has fewer voters than replicas.
+//!
+//! How slots move, once the map has such a move, is in `node/slots.rs`: that takes more than a step.
 
 mod first;
+mod groups;
 mod members;
 mod move_step;
 mod spread;
@@ -21,7 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::{
-    BeginMove, EndMove, Group, Metadata, Node, PreferLeader, RemoveNode, ReplicaMove, SetNodeState,
+    AddGroup, BeginMove, BeginSlotMove, EndMove, Group, Metadata, Node, PreferLeader, RemoveNode, ReplicaMove,
+    RetireGroup, SetNodeState, SlotRange,
 };
 use omma_proto::v1::{MoveReason, NodeState};
 
@@ -112,6 +116,12 @@ pub(crate) enum Step {
     Drained { node: NodeId },
     /// The node is forgotten.
     Remove { node: NodeId },
+    /// There is a new group, without slots.
+    AddGroup { replicas: Vec<NodeId> },
+    /// Slots begin to move.
+    MoveSlots { from: GroupId, to: GroupId, slots: Vec<SlotRange> },
+    /// The group has nothing left, and goes.
+    Retire { group: GroupId },
 }
 
 /// The next steps: at most one for each group and node, all of which may be done at once.
@@ -124,6 +134,9 @@ pub(crate) fn plan(view: &View) -> Vec<Step> {
     steps.extend(view.metadata.nodes.iter().filter_map(|node| leave(view, node)));
     if !view.metadata.moves_paused {
         steps.extend(spread::begin(view));
+    }
+    if !steps.iter().any(|s| matches!(s, Step::Begin { .. } | Step::End { .. })) {
+        steps.extend(groups::next(view));
     }
     if steps.is_empty() && !view.metadata.moves_paused {
         steps.extend(spread::prefer(view).or_else(|| rest(view)));
@@ -195,6 +208,15 @@ impl Step {
     /// the map which the step was planned for.
     pub(crate) fn command(&self, epoch: u64, now: Option<prost_types::Timestamp>) -> Option<Command> {
         Some(match *self {
+            Self::AddGroup { ref replicas } => Command::AddGroup(AddGroup { replicas: replicas.clone(), epoch }),
+            Self::MoveSlots { from, to, ref slots } => Command::BeginSlotMove(BeginSlotMove {
+                from_group_id: from,
+                to_group_id: to,
+                slots: slots.clone(),
+                begin_time: now,
+                epoch,
+            }),
+            Self::Retire { group } => Command::RetireGroup(RetireGroup { group_id: group, epoch }),
             Self::Begin { group, from, to, reason } => {
                 let new = ReplicaMove { from_node_id: from, to_node_id: to, reason: reason.into(), begin_time: now };
                 Command::BeginMove(BeginMove { group_id: group, r#move: Some(new), epoch })

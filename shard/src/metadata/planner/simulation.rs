@@ -8,13 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::metadata_outcome::Outcome;
-use omma_proto::internal::v1::{FormCluster, MetadataCommand, Node, PutNode, SetMovesPaused, SetNodeState};
+use omma_proto::internal::v1::{
+    EndSlotMove, FormCluster, MetadataCommand, Node, PutNode, SetGroups, SetMovesPaused, SetNodeState, SwitchSlots,
+};
 use omma_proto::v1::NodeState;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::images::slots::slot_set;
+use crate::metadata::groups::wanted;
 use crate::metadata::state;
 
 /// Ticks of silence after which a node counts as lost.
@@ -62,6 +66,8 @@ struct World {
     index: u64,
     nodes: BTreeMap<NodeId, SimNode>,
     groups: BTreeMap<GroupId, Model>,
+    /// How many slots went from one group to another.
+    slots_moved: usize,
     /// Steps that were sent and may arrive late, or again.
     late: Vec<(Step, u64)>,
     begun: usize,
@@ -104,6 +110,7 @@ impl World {
             index: 0,
             nodes: sim_nodes,
             groups: models,
+            slots_moved: 0,
             late: Vec::new(),
             begun: 0,
             next_node,
@@ -165,6 +172,12 @@ impl World {
         if let Some(command) = step.command(epoch, None) {
             let done = self.command(command);
             self.begun += usize::from(done && matches!(step, Step::Begin { .. }));
+            if let (true, Step::AddGroup { replicas }) = (done, step) {
+                let voters = replicas.iter().copied().collect();
+                let id = self.metadata.groups.iter().map(|g| g.group_id).max().unwrap();
+                let copies = replicas.iter().map(|n| (*n, Model::FULL)).collect();
+                assert!(self.groups.insert(id, Model { voters, copies, ..Model::default() }).is_none(), "{id} again");
+            }
             return;
         }
         let cut_off = self.rng.random_bool(0.2);
@@ -177,6 +190,7 @@ impl World {
             panic!("{step:?} is neither of the map nor of the members");
         };
         let up = self.up();
+        // One that was retired is gone.
         let Some(model) = self.groups.get_mut(group).filter(|m| m.members_index == *members_index) else { return };
         if model.leader.is_none() || !model.has_quorum(&up) {
             return;
@@ -215,6 +229,11 @@ impl World {
         for node in self.nodes.values_mut() {
             node.silent = if node.up { 0 } else { node.silent + 1 };
         }
+        let retired = self.metadata.retired_group_ids.clone();
+        self.groups.retain(|id, _| !retired.contains(id));
+        for node in self.nodes.values_mut().filter(|n| n.up) {
+            node.held.retain(|id| !retired.contains(id));
+        }
         for (id, model) in &mut self.groups {
             let fit = |n: &NodeId| up.contains(n) && model.copies.get(n) == Some(&Model::FULL);
             let quorum = model.has_quorum(&up);
@@ -244,8 +263,36 @@ impl World {
         }
     }
 
+    /// As `node/slots.rs` does it: a move goes on where both groups have leaders, its end a while after its switch.
+    fn move_slots(&mut self) {
+        for moving in self.metadata.slot_moves.clone() {
+            let leads = |id: &GroupId| self.groups[id].leader.is_some();
+            let both = leads(&moving.from_group_id) && leads(&moving.to_group_id);
+            if self.metadata.moves_paused || !both || self.rng.random_bool(0.5) {
+                continue;
+            }
+            let move_id = moving.move_id;
+            let command = match moving.switched {
+                false => Command::SwitchSlots(SwitchSlots { move_id, slots_index: self.index }),
+                true => Command::EndSlotMove(EndSlotMove { move_id }),
+            };
+            self.slots_moved += if moving.switched { 0 } else { slot_set(&moving.slots).len() };
+            assert!(self.command(command));
+        }
+    }
+
     /// What must hold at any time.
     fn check(&self) {
+        let mut owned: Vec<_> =
+            self.metadata.groups.iter().flat_map(|g| g.slots.iter().map(|r| (r.first, r.last))).collect();
+        owned.sort_unstable();
+        let ends = owned.iter().map(|(_, last)| last + 1);
+        let whole = std::iter::once(0).chain(ends).eq(owned.iter().map(|(first, _)| *first).chain([4096]));
+        assert!(whole, "each slot has one owner: {owned:?}");
+        let mut moving: Vec<_> =
+            self.metadata.slot_moves.iter().flat_map(|m| [m.from_group_id, m.to_group_id]).collect();
+        moving.sort_unstable();
+        assert!(moving.windows(2).all(|w| w[0] != w[1]), "a group is in two moves: {moving:?}");
         for group in &self.metadata.groups {
             let model = &self.groups[&group.group_id];
             let distinct: BTreeSet<_> = group.replicas.iter().collect();
@@ -261,6 +308,7 @@ impl World {
 
     /// One round of whoever drives now, which may die after any step.
     fn drive(&mut self, storm: bool) -> usize {
+        self.move_slots();
         let mut epoch = self.metadata.epoch;
         let (steps, leads) = (self.plan(), self.groups[&METADATA_GROUP].leader.is_some());
         if !leads {
@@ -287,7 +335,7 @@ impl World {
             }
             self.check();
         }
-        steps.len()
+        steps.len() + self.metadata.slot_moves.len()
     }
 
     fn arrive_late(&mut self) {
@@ -319,7 +367,11 @@ impl World {
     fn harm(&mut self) {
         let ids: Vec<NodeId> = self.nodes.iter().filter(|(_, n)| !n.dead).map(|(id, _)| *id).collect();
         let Some(id) = ids.choose(&mut self.rng).copied() else { return };
-        match self.rng.random_range(0..16) {
+        match self.rng.random_range(0..17) {
+            16 => {
+                let groups = self.rng.random_range(1..=9);
+                assert!(self.command(Command::SetGroups(SetGroups { groups })));
+            }
             0..3 => self.nodes.get_mut(&id).unwrap().up = false,
             3..8 => {
                 let down: Vec<_> = self.nodes.iter_mut().filter(|(_, n)| !n.dead && !n.up).collect();
@@ -427,6 +479,11 @@ impl World {
         }
         if enough && zones.len() == 1 {
             assert!(load.values().max().unwrap() - load.values().min().unwrap() <= 1, "{load:?}");
+        }
+        if self.metadata.wanted_groups != 0 && (enough || self.metadata.groups.len() >= wanted(&self.metadata)) {
+            assert_eq!(self.metadata.groups.len(), wanted(&self.metadata), "{usable:?}");
+            let shares: Vec<_> = self.metadata.groups.iter().map(|g| slot_set(&g.slots).len()).collect();
+            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
         }
         let size = first::metadata_size(self.active().len());
         let voters = &self.groups[&METADATA_GROUP].voters;
@@ -539,4 +596,45 @@ fn a_pause_stops_moves_and_their_end_goes_on() {
     assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: false })));
     world.settle();
     world.in_order();
+}
+
+fn set_groups(world: &mut World, groups: u32) {
+    set_groups_now(world, groups);
+    world.settle();
+    world.in_order();
+}
+
+#[test]
+fn no_more_slots_move_than_needed() {
+    let mut world = even(3, 3);
+    world.live();
+    set_groups(&mut world, 6);
+    // Of 1365, 1365 and 1366 slots each keeps 683; the rest goes.
+    assert_eq!((world.slots_moved, world.begun), (2047, 0));
+    assert_eq!(world.metadata.groups.iter().map(|g| g.slots.len()).collect::<Vec<_>>(), [1; 6]);
+    set_groups(&mut world, 3);
+    assert_eq!(world.slots_moved, 2047 + 2047);
+    assert_eq!(world.metadata.groups.iter().map(|g| g.group_id).collect::<Vec<_>>(), [1, 2, 3]);
+    set_groups(&mut world, 4);
+    assert_eq!(world.metadata.groups[3].group_id, 7, "no id is used again");
+    assert_eq!(world.slots_moved, 4094 + 1024);
+}
+
+#[test]
+fn paused_slots_stay_where_they_are() {
+    let mut world = even(3, 3);
+    world.live();
+    assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: true })));
+    set_groups_now(&mut world, 6);
+    for _ in 0..50 {
+        world.live();
+        world.drive(false);
+    }
+    assert_eq!((world.metadata.groups.len(), world.slots_moved), (3, 0));
+    assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: false })));
+    set_groups(&mut world, 6);
+}
+
+fn set_groups_now(world: &mut World, groups: u32) {
+    assert!(world.command(Command::SetGroups(SetGroups { groups })));
 }

@@ -1,5 +1,6 @@
 //! Which moves to begin: off nodes that must be left, then to where there are fewer.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use omma_common::ids::{GroupId, NodeId};
@@ -74,7 +75,7 @@ impl<'a> Placement<'a> {
     fn best_taker(&self, group: GroupId, from: NodeId) -> Option<NodeId> {
         self.takers(group).min_by_key(|to| {
             let zones = self.zones_after(group, from, *to);
-            (std::cmp::Reverse(zones), self.load.get(to).copied(), *to)
+            (Reverse(zones), self.load.get(to).copied(), *to)
         })
     }
 
@@ -91,7 +92,7 @@ impl<'a> Placement<'a> {
                     let gained = self.zones_after(group, from, to) as i64 - zones as i64;
                     let evened = have as i64 - get as i64;
                     if gained > 0 || (gained == 0 && evened >= 2) {
-                        let worth = (gained, evened, std::cmp::Reverse(images));
+                        let worth = (gained, evened, Reverse(images));
                         if best.as_ref().is_none_or(|(w, _)| worth > *w) {
                             best = Some((worth, (group, from, to)));
                         }
@@ -162,6 +163,23 @@ pub(super) fn begin(view: &View) -> Vec<Step> {
         moves += 1;
     }
     steps
+}
+
+/// Where the replicas of a new group go: to as many zones as possible, then where there are fewest. `None` while too few
+/// nodes can be used.
+pub(super) fn place_new(view: &View, replication: usize) -> Option<Vec<NodeId>> {
+    let placement = Placement::of(view);
+    let firsts = |id: NodeId| view.metadata.groups.iter().filter(|g| g.replicas.first() == Some(&id)).count();
+    let mut chosen: Vec<NodeId> = Vec::new();
+    while chosen.len() < replication {
+        let left = placement.load.keys().copied().filter(|id| !chosen.contains(id));
+        let zones = |id: NodeId| placement.zones_of(chosen.iter().copied().chain([id]));
+        let best = left.min_by_key(|id| (Reverse(zones(*id)), placement.load.get(id).copied(), *id))?;
+        chosen.push(best);
+    }
+    // There leadership will rest.
+    chosen.sort_by_key(|id| (firsts(*id), *id));
+    Some(chosen)
 }
 
 fn begun(steps: &[Step], id: GroupId) -> bool {
