@@ -144,7 +144,9 @@ impl Repeats {
             ensure!(
                 client.images().delete_images(delete.clone()).await?.into_inner().deleted_count == BATCH as u32 / 2
             );
-            (puts.push(first), puts.push(second), deletes.push(delete));
+            puts.push(first);
+            puts.push(second);
+            deletes.push(delete);
             left.extend((0..BATCH / 2).map(|i| (id(i), value(i, 1))));
         }
         Ok(Self { puts, deletes, left })

@@ -184,7 +184,7 @@ mod tests {
         let status = Some(replica(false, 5, 1));
         GetNodeStatusResponse {
             node: Some(NodeStatus { version: "v".into(), encoder: Some(encoder), ..Default::default() }),
-            replicas: vec![node::ReplicaState { group_id: 1, term, leader_node_id, status }],
+            replicas: vec![node::ReplicaState { group_id: 1, term, leader_node_id, status, slot_move: None }],
             collections: vec![node::CollectionCount { group_id: 1, collection_uid: 9, image_count: images }],
         }
     }

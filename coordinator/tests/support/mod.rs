@@ -408,6 +408,7 @@ impl ShardService for Double {
             term: state.leaders[&group_id].1,
             leader_node_id: state.leaders[&group_id].0,
             status: Some(pb::ReplicaStatus { applied_index: 3, digest: vec![7; 32], ..Default::default() }),
+            slot_move: None,
         });
         let mut counts: BTreeMap<(u32, u64), u64> = BTreeMap::new();
         for (group, records) in &state.records {

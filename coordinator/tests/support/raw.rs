@@ -1,14 +1,12 @@
 //! Messages that are none: bytes as they are, in place of what a call's codec would make.
 
 use bytes::{Buf, BufMut};
-use rand::Rng;
-use rand::rngs::StdRng;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 /// Bytes as they are.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Vec<u8>;
@@ -44,34 +42,4 @@ impl Decoder for Raw {
         from.advance(length);
         Ok(Some(length))
     }
-}
-
-/// Random bytes; half of them look like a message: a few fields of random numbers, kinds and lengths.
-pub fn message(rng: &mut StdRng) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if rng.random() {
-        let length = rng.random_range(0..200);
-        bytes.extend((0..length).map(|_| rng.random::<u8>()));
-        return bytes;
-    }
-    for _ in 0..rng.random_range(1..6) {
-        let (number, kind) = (rng.random_range(1..8u32), [0, 1, 2, 2, 2, 5][rng.random_range(0..6)]);
-        bytes.push((number << 3 | kind) as u8);
-        match kind {
-            0 => prost::encoding::encode_varint(rng.random(), &mut bytes),
-            1 => bytes.extend(rng.random::<[u8; 8]>()),
-            5 => bytes.extend(rng.random::<[u8; 4]>()),
-            _ => {
-                // Names that exist, text, and messages within messages.
-                let inner = match rng.random_range(0..4) {
-                    0 => b"c".to_vec(),
-                    1 => (0..rng.random_range(0..40)).map(|_| rng.random_range(32..127u8)).collect(),
-                    _ => message(rng),
-                };
-                prost::encoding::encode_varint(inner.len() as u64, &mut bytes);
-                bytes.extend(inner);
-            }
-        }
-    }
-    bytes
 }
