@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, unreachable_pub, dead_code)]
 
+#[path = "support/random.rs"]
+mod random;
 #[path = "support/raw.rs"]
 mod raw;
 mod support;
@@ -12,7 +14,8 @@ use std::time::Duration;
 use prost::Message;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use raw::{Raw, message};
+use random::message;
+use raw::Raw;
 use support::Cluster;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};

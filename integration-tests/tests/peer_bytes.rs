@@ -1,5 +1,7 @@
 //! Random bytes to every call of a shard node's port: each is answered with a status, and nothing panics.
 
+#[path = "../../coordinator/tests/support/random.rs"]
+mod random;
 #[path = "../../coordinator/tests/support/raw.rs"]
 mod raw;
 
@@ -16,7 +18,8 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use raw::{Raw, message};
+use random::message;
+use raw::Raw;
 use tonic::{Code, Request, Status};
 
 const COLLECTION: &str = "c";
