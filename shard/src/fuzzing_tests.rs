@@ -1,8 +1,10 @@
 //! The corpora, read by every test run; and the seeds that they began with.
 
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use image::{ImageFormat, RgbImage};
 use omma_proto::internal::v1 as node;
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::raft_entry::Payload;
@@ -77,12 +79,25 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     for storage in 0..4u8 {
         seeds.push(("graph", [vec![storage], a_graph(storage)].concat()));
     }
+    seeds.extend(pictures().into_iter().map(|bytes| ("picture", bytes)));
     seeds.push(("attributes", an_attribute_index()));
     seeds.push(("metadata", a_cluster().iter().flat_map(Message::encode_length_delimited_to_vec).collect()));
     seeds.push(("snapshot", a_snapshot().iter().flat_map(Message::encode_length_delimited_to_vec).collect()));
     seeds.extend(messages().into_iter().zip(0u8..).map(|(bytes, kind)| ("raft", [vec![kind], bytes].concat())));
     seeds.extend(records().into_iter().zip(0u8..).map(|(bytes, kind)| ("stored", [vec![kind], bytes].concat())));
     seeds
+}
+
+/// One of each format; of JPEGs and animations there are better ones among the corpus.
+fn pictures() -> Vec<Vec<u8>> {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    let pixels = RgbImage::from_fn(9, 7, |x, y| image::Rgb([x as u8 * 20, y as u8 * 30, 90]));
+    let encode = |format| {
+        let mut out = Cursor::new(Vec::new());
+        pixels.write_to(&mut out, format).unwrap();
+        out.into_inner()
+    };
+    [Bmp, Gif, Jpeg, Png, Tiff, WebP].map(encode).into()
 }
 
 fn a_graph(storage: u8) -> Vec<u8> {

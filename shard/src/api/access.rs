@@ -58,7 +58,7 @@ const TABLE: Rows = &[
             ("ImportRecords", ALL),
         ],
     ),
-    ("grpc.health.v1.Health", &[("Check", ALL), ("List", ALL), ("Watch", ALL)]),
+    ("grpc.health.v1.Health", &[("Check", ALL), ("Watch", ALL)]),
     ("grpc.reflection.v1.ServerReflection", &[("ServerReflectionInfo", ALL)]),
 ];
 

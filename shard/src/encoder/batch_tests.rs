@@ -112,7 +112,8 @@ async fn waiting_bytes_are_bounded_too() {
     let worker = Mean { pause: Duration::from_millis(50), ..Mean::default() };
     let bytes = picture(1).len();
     let limits = PictureLimits { bytes, pixels: 1000 };
-    let pipeline = pipeline(PipelineConfig { limits, decode_threads: 1, ..config() }, vec![Box::new(worker)]);
+    let config = PipelineConfig { limits, decode_threads: 1, waiting_bytes: 16 * bytes, ..config() };
+    let pipeline = pipeline(config, vec![Box::new(worker)]);
     // A permit is a kibibyte, and this picture is smaller: 16 of it are at most 16 permits.
     let held = pipeline.waiting_bytes.available_permits();
     assert_eq!(held, (16 * bytes).div_ceil(1024));
