@@ -14,6 +14,7 @@ use omma_common::tls::{Dialer, Plaintext, PublicTls, ServerTrust};
 use omma_coordinator::access::Role;
 use omma_coordinator::access::keys::new_key;
 use omma_proto::v1 as pb;
+use omma_proto::v1::backup_service_client::BackupServiceClient;
 use omma_proto::v1::cluster_service_client::ClusterServiceClient;
 use omma_proto::v1::collection_service_client::CollectionServiceClient;
 use omma_proto::v1::image_service_client::ImageServiceClient;
@@ -87,6 +88,7 @@ impl As<'_> {
         let (mut collections, mut images) =
             (CollectionServiceClient::new(self.link()), ImageServiceClient::new(self.link()));
         let (mut search, mut cluster) = (SearchServiceClient::new(self.link()), ClusterServiceClient::new(self.link()));
+        let mut backup = BackupServiceClient::new(self.link());
         match rpc {
             "CreateCollection" => {
                 let request = pb::CreateCollectionRequest { name: c(), ..Default::default() };
@@ -136,6 +138,16 @@ impl As<'_> {
             "ListMoves" => cluster.list_moves(pb::ListMovesRequest::default()).await.map(drop),
             // No such number of groups: refused, if it is not denied before.
             "SetGroupCount" => cluster.set_group_count(pb::SetGroupCountRequest::default()).await.map(drop),
+            "BeginBackup" => {
+                backup.begin_backup(pb::BeginBackupRequest { collection: c(), ..Default::default() }).await.map(drop)
+            }
+            "ReadBackup" => {
+                backup.read_backup(pb::ReadBackupRequest { collection: c(), ..Default::default() }).await.map(drop)
+            }
+            "RestoreImages" => {
+                let request = pb::RestoreImagesRequest { collection: c(), ..Default::default() };
+                backup.restore_images(request).await.map(drop)
+            }
             other => panic!("{other} is new: say here how to call it"),
         }
     }
