@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use omma_common::admin::Vitals;
-use omma_common::limits::DEFAULT_MAX_PICTURE_BYTES;
+use omma_common::limits::{DEFAULT_MAX_PICTURE_BYTES, MAX_MESSAGE_BYTES};
 use omma_common::serve::{ConnectionArgs, ConnectionLimits};
 use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs};
 use omma_common::tls::{PeerTls, Plaintext, PublicTls};
@@ -29,6 +29,10 @@ pub struct Args {
     /// Bytes of one ingest stream's images that may be unanswered at once; one image may always be.
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().ingest_bytes)]
     pub ingest_bytes: usize,
+    /// Bytes of messages that are still arriving, over all connections, in MiB; beyond them the slowest is refused. 32
+    /// at least.
+    #[arg(long, value_name = "MIB", default_value_t = Limits::default().arriving_bytes >> 20)]
+    pub max_arriving_mib: usize,
     /// Requests served at once, over all connections; an ingest stream counts as one.
     #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests)]
     pub max_requests: usize,
@@ -66,6 +70,7 @@ impl Args {
                 picture_bytes: self.max_picture_bytes,
                 ingest_window: self.ingest_window.max(1),
                 ingest_bytes: self.ingest_bytes.max(1),
+                arriving_bytes: (self.max_arriving_mib << 20).max(MAX_MESSAGE_BYTES),
                 requests: self.max_requests.max(1),
                 requests_per_client: self.max_requests_per_client.max(1),
                 rate_per_client: self.max_rate_per_client.max(1),
@@ -119,6 +124,8 @@ pub struct Limits {
     pub ingest_window: usize,
     /// Bytes of the unanswered images of one ingest stream; one more image is read while they are fewer.
     pub ingest_bytes: usize,
+    /// Bytes of messages that are still arriving.
+    pub arriving_bytes: usize,
     /// Requests served at once.
     pub requests: usize,
     /// Requests of one client served at once.
@@ -137,6 +144,7 @@ impl Default for Limits {
             picture_bytes: DEFAULT_MAX_PICTURE_BYTES,
             ingest_window: 64,
             ingest_bytes: 64 << 20,
+            arriving_bytes: 256 << 20,
             requests: 1024,
             requests_per_client: 512,
             rate_per_client: 10_000,

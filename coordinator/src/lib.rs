@@ -10,6 +10,8 @@ pub mod access;
 mod api;
 mod config;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod leader;
 mod metrics;
 mod node_client;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use omma_common::admin::Subject;
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::rpc::{RpcLayer, Traces};
-use omma_common::serve::{Incoming, Track};
+use omma_common::serve::{Arriving, Incoming, Track};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::args::{SecurityError, peer_dialer, public_port};
 use omma_proto::v1::backup_service_server::BackupServiceServer;
@@ -112,6 +112,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .layer(Track)
         .layer(Guarded(access))
         .layer(Shared(Shares::new(share)))
+        .layer(Arriving::new(config.limits.arriving_bytes))
         .layer(tower::util::MapResponseLayer::new(oversize::explain))
         .add_service(health_service)
         .add_service(reflection)

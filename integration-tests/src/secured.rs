@@ -61,7 +61,15 @@ impl Secured {
     /// # Errors
     /// If it cannot be written.
     pub fn issue(&self, name: &str, kind: Option<PeerKind>) -> Result<()> {
-        let issued = self.authority.issue(name, kind, &["127.0.0.1".to_owned()], SystemTime::now(), DAY)?;
+        self.issue_for(name, kind, "127.0.0.1", SystemTime::now())
+    }
+
+    /// As [`Secured::issue`], for another host, and for a day from `begin` on.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn issue_for(&self, name: &str, kind: Option<PeerKind>, host: &str, begin: SystemTime) -> Result<()> {
+        let issued = self.authority.issue(name, kind, &[host.to_owned()], begin, DAY)?;
         std::fs::write(self.file(&format!("{name}.key")), issued.key)?;
         std::fs::write(self.file(&format!("{name}.pem")), issued.cert)?;
         Ok(())

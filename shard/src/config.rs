@@ -12,6 +12,7 @@ use crate::encoder::{Device, EncoderConfig, ModelSource};
 use crate::group::RaftTimings;
 use crate::images::ImagesConfig;
 use crate::index::{DEFAULT_EXPANSION_SEARCH, Storage};
+use crate::memory::{LEAST_MIB, Shares};
 use crate::room::Room;
 
 /// Flags of a shard node.
@@ -65,9 +66,14 @@ pub struct ShardArgs {
     /// Images per collection and group that may wait for the graph before writes are refused.
     #[arg(long, default_value_t = 100_000, value_name = "IMAGES")]
     pub max_tail: usize,
-    /// Memory for the store's cache, in MiB.
-    #[arg(long, default_value_t = 512, value_name = "MIB")]
-    pub cache_mib: usize,
+    /// Memory that this process may use, in MiB; 512 at least. The stores' caches, the memory for decoding and for
+    /// pictures that wait, and the largest picture follow from it, unless they are given themselves. Graphs and tails
+    /// grow with what is stored: leave room for them.
+    #[arg(long, env = "OMMA_MEMORY_LIMIT_MIB", value_name = "MIB", value_parser = clap::value_parser!(u64).range(LEAST_MIB..))]
+    pub memory_limit_mib: Option<u64>,
+    /// Memory for the cache of each of the two stores, in MiB; 512 if neither this nor --memory-limit-mib is given.
+    #[arg(long, value_name = "MIB")]
+    pub cache_mib: Option<usize>,
     /// MiB of the data folder's disk that are to stay free: with less, new images are refused, with half of it, no
     /// checkpoints are written, with a quarter, the node takes nothing more and waits; 0 for no checks.
     #[arg(long, env = "OMMA_MIN_FREE_DISK", default_value_t = 512, value_name = "MIB")]
@@ -102,15 +108,19 @@ pub struct EncoderArgs {
     /// Largest picture, in bytes.
     #[arg(long, default_value_t = omma_common::limits::DEFAULT_MAX_PICTURE_BYTES, value_name = "BYTES")]
     pub max_picture_bytes: usize,
-    /// Largest picture, in pixels.
-    #[arg(long, default_value_t = omma_common::limits::DEFAULT_MAX_PICTURE_PIXELS, value_name = "PIXELS")]
-    pub max_picture_pixels: u64,
+    /// Largest picture, in pixels; 64,000,000 if left out, or what --memory-limit-mib has room for.
+    #[arg(long, value_name = "PIXELS")]
+    pub max_picture_pixels: Option<u64>,
     /// Threads that decode pictures; as many as cores if left out.
     #[arg(long, value_name = "THREADS")]
     pub decode_threads: Option<usize>,
-    /// Memory that decoding may use in all, in MiB; pictures that need more wait.
-    #[arg(long, default_value_t = EncoderConfig::default().decode_memory >> 20, value_name = "MIB")]
-    pub max_decode_memory_mib: u64,
+    /// Memory that decoding may use in all, in MiB; pictures that need more wait. 1024 if left out, or half of
+    /// --memory-limit-mib.
+    #[arg(long, value_name = "MIB")]
+    pub max_decode_memory_mib: Option<u64>,
+    /// A picture that takes longer to decode is given up, in seconds.
+    #[arg(long, default_value_t = EncoderConfig::default().decode_patience.as_secs(), value_name = "SECONDS")]
+    pub max_decode_seconds: u64,
     /// Pictures that may wait for the encoder at once.
     #[arg(long, default_value_t = EncoderConfig::default().queue, value_name = "PICTURES")]
     pub max_encoder_queue: usize,
@@ -126,15 +136,19 @@ pub struct EncoderArgs {
 }
 
 impl EncoderArgs {
-    fn config(&self) -> EncoderConfig {
+    fn config(&self, memory: Option<Shares>) -> EncoderConfig {
         let default = EncoderConfig::default();
+        let pixels = memory.map_or(default.max_picture_pixels, |m| m.pixels().min(default.max_picture_pixels));
+        let decode_memory = memory.map_or(default.decode_memory, |m| m.decode);
         EncoderConfig {
             model: self.model.clone().map_or(ModelSource::BuiltIn, ModelSource::Directory),
             device: self.device,
             runtime_library: self.onnxruntime.clone(),
             max_picture_bytes: self.max_picture_bytes,
-            max_picture_pixels: self.max_picture_pixels,
-            decode_memory: self.max_decode_memory_mib << 20,
+            max_picture_pixels: self.max_picture_pixels.unwrap_or(pixels),
+            decode_memory: self.max_decode_memory_mib.map_or(decode_memory, |mib| mib << 20),
+            waiting_bytes: memory.map_or(default.waiting_bytes, |m| m.waiting),
+            decode_patience: Duration::from_secs(self.max_decode_seconds.max(1)),
             queue: self.max_encoder_queue,
             urgent_wait: Duration::from_millis(self.max_encoder_wait_millis),
             decode_threads: self.decode_threads.unwrap_or(default.decode_threads),
@@ -187,6 +201,9 @@ pub struct ShardConfig {
     pub vitals: Vitals,
 }
 
+/// Bytes of a store's cache where nothing was said.
+const DEFAULT_CACHE: usize = 512 << 20;
+
 /// How often stores write what nobody waits for.
 pub(crate) const FLUSH_EVERY: Duration = Duration::from_secs(2);
 
@@ -196,6 +213,7 @@ impl ShardArgs {
         let advertise = self.advertise.clone().unwrap_or_else(|| self.listen.clone());
         let peers = if self.peers.is_empty() { vec![advertise.clone()] } else { self.peers.clone() };
         let raft = RaftTimings::with_election_timeout(Duration::from_millis(self.election_timeout));
+        let memory = self.memory_limit_mib.map(Shares::of);
         let raft = RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..raft };
         let room = Room::new(&self.data_dir, self.min_free_disk << 20);
         ShardConfig {
@@ -218,8 +236,8 @@ impl ShardArgs {
                 room,
             },
             max_tail: self.max_tail,
-            cache_bytes: self.cache_mib << 20,
-            encoder: self.encoder.config(),
+            cache_bytes: self.cache_mib.map_or(memory.map_or(DEFAULT_CACHE, |m| m.cache), |mib| mib << 20),
+            encoder: self.encoder.config(memory),
             search_queue: 1024,
             recall_sample: self.recall_sample,
             vitals: Vitals::default(),
@@ -229,4 +247,34 @@ impl ShardArgs {
 
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: ShardArgs,
+    }
+
+    fn config(flags: &[&str]) -> ShardConfig {
+        Cli::parse_from([&["x", "--data", "d"], flags].concat()).args.config()
+    }
+
+    #[test]
+    fn bounds_follow_from_the_memory_unless_they_are_given() {
+        let (usual, small) = (config(&[]), config(&["--memory-limit-mib", "1024"]));
+        assert_eq!((usual.cache_bytes, usual.encoder.decode_memory), (512 << 20, 1 << 30));
+        assert_eq!(usual.encoder.max_picture_pixels, 64_000_000);
+        assert_eq!((small.cache_bytes, small.encoder.decode_memory), (64 << 20, 512 << 20));
+        assert!(small.encoder.max_picture_pixels < 64_000_000 && small.encoder.waiting_bytes == 128 << 20);
+        let given = ["--memory-limit-mib", "1024", "--cache-mib", "5", "--max-decode-memory-mib", "7"];
+        let given = config(&given);
+        assert_eq!((given.cache_bytes, given.encoder.decode_memory), (5 << 20, 7 << 20));
+        assert!(Cli::try_parse_from(["x", "--data", "d", "--memory-limit-mib", "511"]).is_err());
+    }
 }

@@ -12,9 +12,12 @@ mod broken;
 mod config;
 pub mod encoder;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod group;
 pub mod images;
 pub mod index;
+mod memory;
 pub mod metadata;
 mod metrics;
 mod node;

@@ -4,6 +4,8 @@ pub(crate) mod backup;
 pub(crate) mod cluster;
 pub(crate) mod collections;
 pub(crate) mod filter;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod images;
 pub(crate) mod ingest;
 pub(crate) mod moves;

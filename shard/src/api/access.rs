@@ -10,24 +10,63 @@ use omma_common::tls::PeerKind::{self, Coordinator, Shard};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 
-/// Service, method (`*`: all of it), and whose certificates may call it.
-const TABLE: &[(&str, &str, &[PeerKind])] = &[
-    ("omma.internal.v1.RaftService", "*", &[Shard]),
-    ("omma.internal.v1.PlacementService", "*", &[Shard]),
-    ("omma.internal.v1.MetadataService", "GetMetadata", &[Shard, Coordinator]),
-    ("omma.internal.v1.MetadataService", "ProposeMetadata", &[Shard, Coordinator]),
-    ("omma.internal.v1.MetadataService", "Discover", &[Shard]),
-    ("omma.internal.v1.MetadataService", "Join", &[Shard]),
-    ("omma.internal.v1.ShardService", "*", &[Shard, Coordinator]),
-    ("grpc.health.v1.Health", "*", &[Shard, Coordinator]),
-    ("grpc.reflection.v1.ServerReflection", "*", &[Shard, Coordinator]),
+const NODES: &[PeerKind] = &[Shard];
+const ALL: &[PeerKind] = &[Shard, Coordinator];
+
+/// Service, its methods one by one, and whose certificates may call each.
+type Rows = &'static [(&'static str, &'static [(&'static str, &'static [PeerKind])])];
+
+const TABLE: Rows = &[
+    (
+        "omma.internal.v1.RaftService",
+        &[
+            ("Vote", NODES),
+            ("Append", NODES),
+            ("StreamAppend", NODES),
+            ("InstallSnapshot", NODES),
+            ("TransferLeader", NODES),
+        ],
+    ),
+    (
+        "omma.internal.v1.PlacementService",
+        &[
+            ("ObserveNode", NODES),
+            ("ChangeMembers", NODES),
+            ("StepSlots", NODES),
+            ("ExportSlots", NODES),
+            ("ImportSlots", NODES),
+            ("PurgeSlots", NODES),
+        ],
+    ),
+    (
+        "omma.internal.v1.MetadataService",
+        &[("GetMetadata", ALL), ("ProposeMetadata", ALL), ("Discover", NODES), ("Join", NODES)],
+    ),
+    (
+        "omma.internal.v1.ShardService",
+        &[
+            ("PutImages", ALL),
+            ("DeleteImages", ALL),
+            ("GetImages", ALL),
+            ("SearchGroup", ALL),
+            ("EncodePicture", ALL),
+            ("DropCollection", ALL),
+            ("GetNodeStatus", ALL),
+            ("GetDigests", ALL),
+            ("CutCollection", ALL),
+            ("ReadCut", ALL),
+            ("ImportRecords", ALL),
+        ],
+    ),
+    ("grpc.health.v1.Health", &[("Check", ALL), ("Watch", ALL)]),
+    ("grpc.reflection.v1.ServerReflection", &[("ServerReflectionInfo", ALL)]),
 ];
 
 /// Whether the holder of `kind` may call `path` (`/package.Service/Method`).
 fn may(kind: PeerKind, path: &str) -> bool {
     let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.split_once('/')) else { return false };
-    let row = TABLE.iter().find(|(s, m, _)| *s == service && (*m == method || *m == "*"));
-    row.is_some_and(|(_, _, kinds)| kinds.contains(&kind))
+    let methods = TABLE.iter().find(|(s, _)| *s == service).map_or(&[][..], |(_, methods)| methods);
+    methods.iter().any(|(m, kinds)| *m == method && kinds.contains(&kind))
 }
 
 /// Layer that lets a call pass if the caller's certificate allows it.
@@ -83,29 +122,37 @@ mod tests {
 
     use super::*;
 
-    /// Each method of the services between nodes, as (service, method).
-    fn internal_methods() -> Vec<(String, String)> {
-        let set = FileDescriptorSet::decode(omma_proto::DESCRIPTORS).unwrap();
-        let files = set.file.iter().filter(|f| f.package() == "omma.internal.v1");
-        let services = files.flat_map(|f| f.service.iter().map(move |s| (format!("{}.{}", f.package(), s.name()), s)));
-        services.flat_map(|(name, s)| s.method.iter().map(move |m| (name.clone(), m.name().to_owned()))).collect()
+    /// Each method of the services of this port, as (service, method).
+    fn served_methods() -> Vec<(String, String)> {
+        let sets = [
+            omma_proto::DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        ];
+        let files = sets.iter().flat_map(|set| FileDescriptorSet::decode(*set).unwrap().file);
+        let mut methods = Vec::new();
+        for file in files.filter(|f| f.package() != "omma.v1") {
+            for service in &file.service {
+                let name = format!("{}.{}", file.package(), service.name());
+                methods.extend(service.method.iter().map(|m| (name.clone(), m.name().to_owned())));
+            }
+        }
+        methods
     }
 
     #[test]
     fn every_method_has_a_row_and_every_row_a_method() {
-        let methods = internal_methods();
-        assert!(methods.len() >= 16, "{methods:?}");
-        for (service, method) in &methods {
-            assert!(may(Shard, &format!("/{service}/{method}")), "no row for {service}/{method}");
-        }
-        for (service, method, _) in TABLE.iter().filter(|(s, ..)| s.starts_with("omma.")) {
-            assert!(methods.iter().any(|(s, m)| s == service && (m == method || *method == "*")), "{service}/{method}");
-        }
+        let mut methods = served_methods();
+        let rows = TABLE.iter().flat_map(|(service, rows)| rows.iter().map(move |(method, _)| (service, method)));
+        let mut rows: Vec<_> = rows.map(|(service, method)| ((*service).to_owned(), (*method).to_owned())).collect();
+        methods.sort();
+        rows.sort();
+        assert_eq!(rows, methods);
     }
 
     #[test]
     fn a_coordinator_is_no_member_of_groups() {
-        for (service, method) in internal_methods() {
+        for (service, method) in served_methods() {
             let of_groups = ["RaftService", "PlacementService"].iter().any(|s| service.ends_with(s));
             let member = of_groups || ["Discover", "Join"].contains(&method.as_str());
             assert_eq!(may(Coordinator, &format!("/{service}/{method}")), !member, "{service}/{method}");

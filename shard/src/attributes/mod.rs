@@ -9,6 +9,8 @@
 
 mod bounds;
 mod field;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod keys;
 mod matches;
 mod ordered;

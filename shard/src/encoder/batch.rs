@@ -6,8 +6,8 @@
 //! lines and not behind them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,12 +23,11 @@ use super::error::{EncoderError, PictureError};
 use super::lines::{Line, Lines};
 use super::preprocess::Preprocessing;
 use super::queue::Queue;
+use super::watch::{Desk, End, Overdue, Watch};
 use crate::metrics::{
     BATCH_PICTURES, DECODE_SECONDS, ENCODER_QUEUE_SECONDS, INFERENCE_SECONDS, PICTURES, PICTURES_OK, REFUSED,
 };
 
-/// Undecoded bytes that may wait, in pictures of the largest size.
-const WAITING_LARGEST_PICTURES: usize = 16;
 /// Unit of the semaphore that counts bytes: its permits are 32 bits.
 const BYTES_PER_PERMIT: usize = 1024;
 
@@ -76,6 +75,10 @@ pub(super) struct PipelineConfig {
     pub urgent_wait: Duration,
     /// Memory that decoding may use in all, in bytes.
     pub decode_memory: u64,
+    /// Undecoded bytes that may wait.
+    pub waiting_bytes: usize,
+    /// A decode that takes longer is given up.
+    pub decode_patience: Duration,
 }
 
 /// The two pools. Dropping it stops the threads; what waits is answered with [`EncoderError::Stopped`].
@@ -83,6 +86,8 @@ pub(super) struct Pipeline {
     shared: Arc<Shared>,
     slots: Arc<Semaphore>,
     waiting_bytes: Arc<Semaphore>,
+    /// The thread that watches the decodes ends when this is dropped.
+    _watched: mpsc::Sender<()>,
 }
 
 struct Shared {
@@ -90,6 +95,7 @@ struct Shared {
     to_decode: Lines<Undecoded>,
     to_infer: Queue<Decoded>,
     budget: Budget,
+    watch: Watch<Ticket>,
     /// Decoded pictures that may wait for inference.
     ahead: usize,
     pace: Pace,
@@ -170,21 +176,24 @@ impl Ticket {
 impl Pipeline {
     /// Starts the threads: one per worker, and those that decode.
     pub(super) fn start(config: PipelineConfig, workers: Vec<Box<dyn Infer>>) -> Result<Self, EncoderError> {
-        let waiting = config.limits.bytes.saturating_mul(WAITING_LARGEST_PICTURES).div_ceil(BYTES_PER_PERMIT);
+        let waiting = config.waiting_bytes.div_ceil(BYTES_PER_PERMIT);
         let slots = config.queue.clamp(1, Semaphore::MAX_PERMITS);
         let decode_threads = config.decode_threads.max(1);
         let shared = Arc::new(Shared {
             to_decode: Lines::new(),
             to_infer: Queue::new(),
             budget: Budget::new(config.decode_memory),
+            watch: Watch::new(config.decode_patience),
             ahead: workers.len().max(1) * config.max_batch.max(1),
             pace: Pace::new(decode_threads, workers.len()),
             config,
             images: AtomicU64::new(0),
             batches: AtomicU64::new(0),
         });
+        let (watched, end) = mpsc::channel();
         let pipeline = Self {
             shared: Arc::clone(&shared),
+            _watched: watched,
             slots: Arc::new(Semaphore::new(slots)),
             waiting_bytes: Arc::new(Semaphore::new(waiting.min(Semaphore::MAX_PERMITS))),
         };
@@ -192,6 +201,8 @@ impl Pipeline {
             let shared = Arc::clone(&shared);
             thread(format!("omma-decode-{number}"), move || shared.decode_loop())?;
         }
+        let watching = Arc::clone(&shared);
+        thread("omma-decode-watch".to_owned(), move || watching.watch_loop(&end))?;
         for (number, worker) in workers.into_iter().enumerate() {
             let shared = Arc::clone(&shared);
             thread(format!("omma-infer-{number}"), move || shared.infer_loop(worker))?;
@@ -275,14 +286,21 @@ impl Drop for Pipeline {
 
 impl Shared {
     fn decode_loop(&self) {
-        let mut resizer = Resizer::new();
+        let (desk, mut resizer) = (self.watch.desk(), Resizer::new());
         while let Some(Undecoded { picture, ticket, since, _bytes }) = self.to_decode.pop() {
             let Some(ticket) = ticket.wanted() else { continue };
             let start = Instant::now();
             let queue = start - since;
             ticket.trace.interval("decode queue", since, start, &[]);
-            let prepared = self.prepare(&picture, &mut resizer, ticket.deadline);
+            let deadline = ticket.deadline;
+            desk.begin(ticket);
+            let prepared = self.prepare(&picture, &mut resizer, deadline, &desk);
             let end = Instant::now();
+            let ticket = match desk.end() {
+                End::Done(ticket) => ticket,
+                End::TooLate { replaced: true } => return,
+                End::TooLate { replaced: false } => continue,
+            };
             let decode = end - start;
             ticket.trace.interval("decode", start, end, &[]);
             Pace::note(&self.pace.decode_nanos, decode);
@@ -296,10 +314,31 @@ impl Shared {
         }
     }
 
-    fn prepare(&self, picture: &[u8], resizer: &mut Resizer, deadline: Deadline) -> Result<Vec<f32>, PictureError> {
+    /// Answers pictures whose decoding takes too long, and starts threads in the place of those that are lost to them.
+    fn watch_loop(self: &Arc<Self>, end: &mpsc::Receiver<()>) {
+        while end.recv_timeout(self.watch.period()) == Err(mpsc::RecvTimeoutError::Timeout) {
+            for Overdue { ticket, replace } in self.watch.look() {
+                let limit = self.watch.patience();
+                tracing::warn!(?limit, replace, "gave up a picture that takes too long to decode");
+                ticket.answer(Err(PictureError::TooSlow { limit }.into()));
+                let shared = Arc::clone(self);
+                if replace && let Err(error) = thread("omma-decode-new".to_owned(), move || shared.decode_loop()) {
+                    tracing::error!(%error, "there is one thread less that decodes");
+                }
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        picture: &[u8],
+        resizer: &mut Resizer,
+        deadline: Deadline,
+        desk: &Desk<Ticket>,
+    ) -> Result<Vec<f32>, PictureError> {
         let mut share = None;
         let pixels = decode(picture, &self.config.limits, &mut |bytes| {
-            share = self.budget.take(bytes, deadline);
+            share = desk.aside(|| self.budget.take(bytes, deadline));
             share.is_some()
         })?;
         let failed = |reason| PictureError::Damaged { format: "decoded", reason };

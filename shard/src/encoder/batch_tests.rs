@@ -50,6 +50,8 @@ fn config() -> PipelineConfig {
         queue: 64,
         urgent_wait: Duration::from_secs(10),
         decode_memory: 1 << 20,
+        waiting_bytes: 1_600_000,
+        decode_patience: Duration::from_secs(20),
     }
 }
 
@@ -110,7 +112,8 @@ async fn waiting_bytes_are_bounded_too() {
     let worker = Mean { pause: Duration::from_millis(50), ..Mean::default() };
     let bytes = picture(1).len();
     let limits = PictureLimits { bytes, pixels: 1000 };
-    let pipeline = pipeline(PipelineConfig { limits, decode_threads: 1, ..config() }, vec![Box::new(worker)]);
+    let config = PipelineConfig { limits, decode_threads: 1, waiting_bytes: 16 * bytes, ..config() };
+    let pipeline = pipeline(config, vec![Box::new(worker)]);
     // A permit is a kibibyte, and this picture is smaller: 16 of it are at most 16 permits.
     let held = pipeline.waiting_bytes.available_permits();
     assert_eq!(held, (16 * bytes).div_ceil(1024));
@@ -227,4 +230,28 @@ async fn a_query_that_would_wait_too_long_is_told_at_once() {
         calls.spawn(async move { pipeline.encode(picture(1), write, soon()).await });
     }
     assert!(calls.join_all().await.iter().all(Result::is_ok), "writes wait");
+}
+
+#[tokio::test]
+async fn a_picture_that_takes_too_long_is_given_up_and_its_thread_replaced() {
+    let limits = PictureLimits { bytes: 1 << 30, pixels: 100_000_000 };
+    let patience = Duration::from_millis(1);
+    let config =
+        PipelineConfig { limits, decode_threads: 1, decode_patience: patience, decode_memory: 1 << 30, ..config() };
+    let pipeline = pipeline(config, vec![Box::new(Mean::default())]);
+    let mut out = Cursor::new(Vec::new());
+    let noise = |x: u32, y: u32| (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).to_be_bytes()[0];
+    RgbImage::from_fn(4000, 4000, |x, y| image::Rgb([noise(x, y); 3])).write_to(&mut out, ImageFormat::Png).unwrap();
+    let large = Bytes::from(out.into_inner());
+    // More of them than there are threads: each is answered, and long before it would be done.
+    for _ in 0..3 {
+        let error = pipeline.encode(large.clone(), Line::COMMON, soon()).await.unwrap_err();
+        assert!(
+            matches!(error, EncoderError::Picture(PictureError::TooSlow { limit }) if limit == patience),
+            "{error}"
+        );
+    }
+    // The thread that is there now may be late on a busy machine, so once in a while even for a small one.
+    let small = async { while pipeline.encode(picture(9), Line::COMMON, soon()).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), small).await.expect("no thread was left");
 }

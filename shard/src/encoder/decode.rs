@@ -18,6 +18,10 @@ use super::sniff::{Format, sniff};
 /// What a decoder may need beside its pixels: tables, rows, metadata.
 const WORKING_MEMORY: u64 = 64 << 20;
 
+/// What decoding takes at most for each pixel: a progressive JPEG's coefficients in four planes of 16 bits, its pixels,
+/// and those once more. TIFFs of 32-bit floats, which nobody's camera makes, take up to 19.
+pub(crate) const MOST_DECODE_BYTES_PER_PIXEL: u64 = 14;
+
 /// Longest side: what a resize needs for its filter grows with it.
 const MAX_SIDE: u32 = 1 << 17;
 
@@ -74,28 +78,33 @@ fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits, room: Room<
     let error = |e| from_image(format, e);
     match format {
         Format::Jpeg => {
-            if !jpeg_has_end(picture) {
+            let markers = JpegMarkers::of(picture);
+            if !markers.end {
                 return Err(damaged(format, "it ends before its end marker".into()));
             }
-            pixels(format, jpeg::JpegDecoder::new(reader).map_err(error)?, limits, room)
+            // All coefficients are kept until the last scan.
+            let kept = if markers.progressive { 8 } else { 0 };
+            pixels(format, jpeg::JpegDecoder::new(reader).map_err(error)?, kept, limits, room)
         }
         Format::Png => {
             // Only metadata and rows count against this limit: a bomb in a text or profile chunk is not inflated.
             let mut small = Limits::no_limits();
             small.max_alloc = Some(WORKING_MEMORY);
-            pixels(format, png::PngDecoder::with_limits(reader, small).map_err(error)?, limits, room)
+            pixels(format, png::PngDecoder::with_limits(reader, small).map_err(error)?, 0, limits, room)
         }
-        Format::Gif => pixels(format, gif::GifDecoder::new(reader).map_err(error)?, limits, room),
-        Format::WebP => pixels(format, webp::WebPDecoder::new(reader).map_err(error)?, limits, room),
-        Format::Bmp => pixels(format, bmp::BmpDecoder::new(reader).map_err(error)?, limits, room),
-        Format::Tiff => pixels(format, tiff::TiffDecoder::new(reader).map_err(error)?, limits, room),
+        Format::Gif => pixels(format, gif::GifDecoder::new(reader).map_err(error)?, 0, limits, room),
+        // Planes, or the pixels with alpha, before they are what was asked for.
+        Format::WebP => pixels(format, webp::WebPDecoder::new(reader).map_err(error)?, 4, limits, room),
+        Format::Bmp => pixels(format, bmp::BmpDecoder::new(reader).map_err(error)?, 0, limits, room),
+        Format::Tiff => pixels(format, tiff::TiffDecoder::new(reader).map_err(error)?, 0, limits, room),
     }
 }
 
-/// The rest, once the header is read.
+/// The rest, once the header is read. `kept`: bytes for each pixel that the decoder holds beside those it gives.
 fn pixels(
     format: Format,
     mut decoder: impl ImageDecoder,
+    kept: u64,
     limits: &PictureLimits,
     room: Room<'_>,
 ) -> Result<RgbImage, PictureError> {
@@ -104,8 +113,8 @@ fn pixels(
     limits.memory().reserve(decoder.total_bytes()).map_err(error)?;
     let (width, height) = decoder.dimensions();
     // As decoded, and once more as RGB: converted or turned upright.
-    let rgb = u64::from(width) * u64::from(height) * 3;
-    if !room(decoder.total_bytes().saturating_add(rgb)) {
+    let more = u64::from(width) * u64::from(height) * (3 + kept);
+    if !room(decoder.total_bytes().saturating_add(more)) {
         return Err(PictureError::NoRoom);
     }
     // The whole of it: the TIFF decoder subtracts its pixels itself.
@@ -121,25 +130,38 @@ fn pixels(
     Ok(upright.into_rgb8())
 }
 
-/// Whether the file goes on to its end-of-image marker. The decoder is lenient: it fills what is missing with gray,
-/// and a picture that is half gray has wrong neighbours. ITU-T T.81, B.1.1.
-fn jpeg_has_end(picture: &[u8]) -> bool {
-    let mut rest = picture;
-    loop {
-        // Between segments and in entropy-coded data alike: on to the next 0xFF that starts a marker.
-        let Some(at) = rest.iter().position(|&b| b == 0xFF) else { return false };
-        rest = &rest[at + 1..];
-        match rest.first() {
-            None => return false,
-            // Fill byte: the next 0xFF may start the marker.
-            Some(0xFF) => {}
-            // Stuffed zero, TEM, restart markers, start of image: no length follows.
-            Some(0x00 | 0x01 | 0xD0..=0xD8) => rest = &rest[1..],
-            Some(0xD9) => return true,
-            Some(_) => {
-                let Some(&[high, low]) = rest.get(1..3) else { return false };
-                let Some(next) = rest.get(1 + usize::from(u16::from_be_bytes([high, low]))..) else { return false };
-                rest = next;
+/// What the markers of a JPEG say. ITU-T T.81, B.1.1.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct JpegMarkers {
+    /// It goes on to its end-of-image marker. The decoder is lenient: it fills what is missing with gray, and a picture
+    /// that is half gray has wrong neighbours.
+    end: bool,
+    /// It is decoded in several passes over all of its coefficients.
+    progressive: bool,
+}
+
+impl JpegMarkers {
+    fn of(picture: &[u8]) -> Self {
+        let (mut markers, mut rest) = (Self::default(), picture);
+        loop {
+            // Between segments and in entropy-coded data alike: on to the next 0xFF that starts a marker.
+            let Some(at) = rest.iter().position(|&b| b == 0xFF) else { return markers };
+            rest = &rest[at + 1..];
+            match rest.first() {
+                None => return markers,
+                // Fill byte: the next 0xFF may start the marker.
+                Some(0xFF) => {}
+                // Stuffed zero, TEM, restart markers, start of image: no length follows.
+                Some(0x00 | 0x01 | 0xD0..=0xD8) => rest = &rest[1..],
+                Some(0xD9) => return Self { end: true, ..markers },
+                Some(marker) => {
+                    markers.progressive |= *marker == 0xC2;
+                    let Some(&[high, low]) = rest.get(1..3) else { return markers };
+                    let Some(next) = rest.get(1 + usize::from(u16::from_be_bytes([high, low]))..) else {
+                        return markers;
+                    };
+                    rest = next;
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What can go wrong between a picture's bytes and its embedding, and what a client is told.
 
+use std::time::Duration;
+
 use omma_common::error::{ApiError, Reason};
 use omma_common::vector::InvalidVector;
 
@@ -45,6 +47,12 @@ pub enum PictureError {
     TooMuchMemory {
         /// Of the picture.
         format: &'static str,
+    },
+    /// Decoding was given up.
+    #[error("the picture takes longer than {} s to decode", limit.as_secs_f32())]
+    TooSlow {
+        /// Allowed.
+        limit: Duration,
     },
     /// No known picture format.
     #[error("the bytes are no picture of a known format; JPEG, PNG, GIF, WebP, BMP and TIFF are accepted")]
@@ -120,6 +128,7 @@ impl From<EncoderError> for ApiError {
                 PictureError::TooManyBytes { .. }
                 | PictureError::TooManyPixels { .. }
                 | PictureError::TooLong { .. }
+                | PictureError::TooSlow { .. }
                 | PictureError::TooMuchMemory { .. } => Reason::PictureTooLarge,
                 PictureError::NoRoom => Reason::Overloaded,
             },
@@ -133,6 +142,7 @@ impl From<EncoderError> for ApiError {
         match error {
             EncoderError::Picture(PictureError::TooManyBytes { limit, .. }) => api.with("limit_bytes", limit),
             EncoderError::Picture(PictureError::TooManyPixels { limit, .. }) => api.with("limit_pixels", limit),
+            EncoderError::Picture(PictureError::TooSlow { limit }) => api.with("limit_seconds", limit.as_secs()),
             _ => api,
         }
     }

@@ -19,6 +19,8 @@ mod budget;
 mod decode;
 mod device;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod lines;
 mod model;
 mod preprocess;
@@ -28,6 +30,9 @@ mod readout;
 mod runtime;
 mod session;
 mod sniff;
+mod watch;
+
+pub(crate) use decode::MOST_DECODE_BYTES_PER_PIXEL;
 
 pub use batch::{Encoded, EncoderCounters};
 pub use device::{Device, InvalidDevice};
@@ -71,6 +76,10 @@ pub struct EncoderConfig {
     pub urgent_wait: Duration,
     /// Memory that decoding may use in all, in bytes.
     pub decode_memory: u64,
+    /// Bytes of pictures that may wait to be decoded; one of the largest always may.
+    pub waiting_bytes: usize,
+    /// A picture that takes longer to decode is given up.
+    pub decode_patience: Duration,
 }
 
 impl Default for EncoderConfig {
@@ -87,6 +96,8 @@ impl Default for EncoderConfig {
             queue: 256,
             urgent_wait: Duration::from_millis(500),
             decode_memory: 1 << 30,
+            waiting_bytes: 16 * DEFAULT_MAX_PICTURE_BYTES,
+            decode_patience: Duration::from_secs(10),
         }
     }
 }
@@ -143,6 +154,8 @@ impl Encoder {
             queue: config.queue,
             urgent_wait: config.urgent_wait,
             decode_memory: config.decode_memory,
+            waiting_bytes: config.waiting_bytes.max(config.max_picture_bytes),
+            decode_patience: config.decode_patience,
         };
         let info = EncoderInfo {
             model: model.name,

@@ -8,6 +8,8 @@
 
 mod damage;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod host;
 pub mod inbound;
 mod log_db;

@@ -13,6 +13,8 @@ mod cut;
 mod digest;
 pub mod digests;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod keys;
 mod leisure;
 mod maintenance;

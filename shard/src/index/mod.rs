@@ -13,6 +13,8 @@ mod checkpoint;
 mod dot;
 mod eights;
 mod exact;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod generation;
 mod hnsw;
 mod hnsw_format;

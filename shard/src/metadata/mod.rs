@@ -1,5 +1,7 @@
 //! The metadata group: collections, nodes and the cluster map, replicated; and the planner that decides placement.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod groups;
 mod machine;
 mod moves;

@@ -1,0 +1,5 @@
+//! Bytes of a picture, to the numbers that the model gets.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| omma_shard::fuzzing::picture(bytes));

@@ -1,0 +1,15 @@
+//! What the fuzz targets share.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use omma_shard::store::Store;
+
+/// One store for all runs of a process, in a folder that is removed by whoever set `TMPDIR`.
+pub fn with_store(work: impl FnOnce(&Store)) {
+    static STORE: LazyLock<Store> = LazyLock::new(|| {
+        let folder = std::env::temp_dir().join(format!("omma-fuzz-{}", std::process::id()));
+        Store::open(&folder, 16 << 20, Duration::from_secs(3600)).unwrap_or_else(|e| panic!("{e}"))
+    });
+    work(&STORE);
+}
