@@ -29,6 +29,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Calls at once on one connection; clients wait beyond.
 const MAX_STREAMS: u32 = 512;
+/// How often health is looked at.
+const HEALTH_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of all headers of one request. A token has up to 8 KiB.
 const MAX_HEADERS: u32 = 16 << 10;
 
@@ -67,7 +69,8 @@ const SERVICES: [&str; 6] = [
 
 /// Serves the public API until `shutdown` begins, then lets requests end within [`CoordinatorConfig::drain`].
 ///
-/// Serves before it knows a cluster: requests are answered `CLUSTER_FORMING` and health says `NOT_SERVING` until then.
+/// Serves before it knows a cluster: requests are answered `CLUSTER_FORMING` and health says `NOT_SERVING` until then,
+/// and whenever no shard node has answered for a while.
 pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shutdown) -> Result<(), RunError> {
     if config.shard_nodes.is_empty() {
         return Err(RunError::NoShardNodes);
@@ -145,28 +148,25 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     }
 }
 
-/// Serving once the map is known, not serving once the shutdown has begun.
+/// Serving while requests can be forwarded; not serving once the shutdown has begun.
 async fn tell_health(coordinator: &Coordinator, health: &HealthReporter) {
-    let mut maps = coordinator.routing.watch();
-    let status = tokio::select! {
-        biased;
-        () = coordinator.shutdown.clone().begun() => ServingStatus::NotServing,
-        known = maps.wait_for(Option::is_some) => match known {
-            Ok(map) => {
-                if let Some(map) = map.as_ref() {
-                    tracing::info!(cluster = map.cluster_id, nodes = map.nodes.len(), groups = map.groups.len(), "found the cluster");
-                }
-                ServingStatus::Serving
+    let mut told = false;
+    loop {
+        let stops = coordinator.shutdown.has_begun();
+        let serves = !stops && coordinator.routing.useless().is_none();
+        if std::mem::replace(&mut told, serves) != serves {
+            let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+            for name in SERVICES {
+                health.set_service_status(name, status).await;
             }
-            Err(_) => ServingStatus::NotServing,
-        },
-    };
-    for name in SERVICES {
-        health.set_service_status(name, status).await;
-    }
-    coordinator.shutdown.clone().begun().await;
-    for name in SERVICES {
-        health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        if stops {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(HEALTH_EVERY) => {}
+            () = coordinator.shutdown.clone().begun() => {}
+        }
     }
 }
 

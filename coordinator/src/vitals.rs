@@ -11,9 +11,9 @@ impl Subject for Coordinator {
         None
     }
 
-    /// With a map it can forward: each request's answer says what could not be reached.
+    /// With a map, and a shard node that answers, it can forward: each answer says what could not be reached.
     fn unready(&self) -> Option<String> {
-        self.routing.watch().borrow().is_none().then(|| "no cluster map yet: no shard node could tell it".to_owned())
+        self.routing.useless()
     }
 
     fn scrape(&self, out: &mut Scrape) {

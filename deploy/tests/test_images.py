@@ -46,6 +46,8 @@ def test_the_skeleton_has_every_target_and_no_code(tmp_path):
             assert (to / member / name).exists() == (ROOT / member / name).exists(), f"{member}/{name}"
         for path in re.findall(r'^path = "(src/[^"]+)"', (ROOT / member / "Cargo.toml").read_text(), re.MULTILINE):
             assert (to / member / path).exists(), f"{member}/{path}"
+        for name in re.findall(r'^\[\[bench\]\]\nname = "(.+)"', (ROOT / member / "Cargo.toml").read_text(), re.MULTILINE):
+            assert (to / member / "benches" / f"{name}.rs").exists(), f"{member}'s bench {name}"
     assert (to / "Cargo.lock").exists()
     assert sum(path.stat().st_size for path in to.rglob("*.rs")) < 1000
 

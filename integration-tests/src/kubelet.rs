@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::admin;
 
@@ -24,6 +24,15 @@ const LIVENESS: Probe =
     Probe { path: "/livez", period: SECOND.saturating_mul(10), patience: SECOND.saturating_mul(5), threshold: 6 };
 const READINESS: Probe =
     Probe { path: "/readyz", period: SECOND.saturating_mul(3), patience: SECOND.saturating_mul(3), threshold: 2 };
+
+impl Probe {
+    /// Its turns: one that takes long does not delay the next.
+    fn turns(self) -> Interval {
+        let mut turns = interval(self.period);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        turns
+    }
+}
 
 /// A change that Kubernetes would act upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,13 +73,28 @@ impl Kubelet {
         let (address, log, begun) = (address.to_owned(), seen.clone(), Instant::now());
         let note = move |what| log.lock().unwrap_or_else(PoisonError::into_inner).push((begun.elapsed(), what));
         let task = tokio::spawn(async move {
-            while ask(&address, STARTUP).await.is_err() {
-                sleep(STARTUP.period).await;
+            let mut turns = STARTUP.turns();
+            loop {
+                turns.tick().await;
+                if ask(&address, STARTUP).await.is_ok() {
+                    break;
+                }
             }
             note(Seen::Started);
             tokio::join!(live(&address, &note), ready(&address, &note));
         });
         Self { seen, task }
+    }
+
+    /// Whether its service names it.
+    pub fn ready(&self) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let traffic = |what: &Seen| match what {
+            Seen::Ready => Some(true),
+            Seen::NotReady(_) => Some(false),
+            Seen::Started | Seen::Killed(_) => None,
+        };
+        seen.iter().rev().find_map(|(_, what)| traffic(what)).unwrap_or(false)
     }
 
     /// All changes so far, with the time since the watch began.
@@ -96,20 +120,21 @@ async fn ask(address: &str, probe: Probe) -> Result<(), String> {
 }
 
 async fn live(address: &str, note: &impl Fn(Seen)) {
-    let mut failures = Count::default();
+    let (mut failures, mut turns) = (Count::default(), LIVENESS.turns());
     loop {
+        turns.tick().await;
         match ask(address, LIVENESS).await {
             Ok(()) => failures = Count::default(),
             Err(why) if failures.failed(LIVENESS.threshold) => note(Seen::Killed(why)),
             Err(_) => {}
         }
-        sleep(LIVENESS.period).await;
     }
 }
 
 async fn ready(address: &str, note: &impl Fn(Seen)) {
-    let (mut failures, mut ready) = (Count::default(), false);
+    let (mut failures, mut ready, mut turns) = (Count::default(), false, READINESS.turns());
     loop {
+        turns.tick().await;
         match ask(address, READINESS).await {
             Ok(()) => {
                 failures = Count::default();
@@ -123,7 +148,6 @@ async fn ready(address: &str, note: &impl Fn(Seen)) {
                 }
             }
         }
-        sleep(READINESS.period).await;
     }
 }
 
@@ -150,7 +174,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_never_started() {
         let nobody = Kubelet::watch("127.0.0.1:1");
-        sleep(SECOND / 5).await;
-        assert_eq!(nobody.seen(), []);
+        tokio::time::sleep(SECOND / 5).await;
+        assert_eq!((nobody.seen(), nobody.ready()), (vec![], false));
     }
 }

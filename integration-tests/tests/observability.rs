@@ -211,5 +211,13 @@ async fn probes_tell_a_process_from_its_cluster() -> Result<()> {
     }
     ensure!(last == [200, 200, 503], "while it shut down: {last:?}");
     ensure!(until("over", async || cluster.shard_process(0)?.ended().context("it runs")).await?.success(), "not clean");
-    Ok(())
+
+    // A coordinator that no shard node answers can neither serve nor forward.
+    cluster.kill(1)?;
+    cluster.kill(2)?;
+    all_probes(coordinator, [200, 200, 503]).await?;
+    let (_, why) = admin::get(coordinator, "/readyz").await?;
+    ensure!(why.contains("no shard node has answered"), "{why}");
+    cluster.restart(1)?;
+    all_probes(coordinator, [200, 200, 200]).await
 }

@@ -31,6 +31,9 @@ const POLL_DEADLINE: Duration = Duration::from_millis(800);
 const GRACE: Duration = Duration::from_millis(100);
 /// Between polls while there is no map yet.
 const SEARCHING: Duration = Duration::from_millis(200);
+/// So long without an answer from any shard node, and this coordinator is of no use. Many polls, so that shard nodes
+/// with too much to do do not make coordinators leave.
+const CUT_OFF: Duration = Duration::from_secs(10);
 
 /// The newest known state of the cluster.
 #[derive(Debug)]
@@ -80,6 +83,11 @@ impl Routing {
     /// Since a node last told the map.
     pub(crate) fn age(&self) -> Option<Duration> {
         self.heard.lock().map(|at| at.elapsed())
+    }
+
+    /// Why nothing can be forwarded; `None` if something can. One shard node that answers is enough.
+    pub(crate) fn useless(&self) -> Option<String> {
+        useless(self.map.borrow().is_some(), self.age())
     }
 
     /// The map, asked for if there is none yet.
@@ -267,6 +275,10 @@ impl Routing {
             if known.as_ref().is_some_and(|k| k.version >= map.version || k.cluster_id != map.cluster_id) {
                 return false;
             }
+            if known.is_none() {
+                let (nodes, groups) = (map.nodes.len(), map.groups.len());
+                tracing::info!(cluster = map.cluster_id, nodes, groups, "found the cluster");
+            }
             *known = Some(Arc::new(map));
             true
         });
@@ -274,6 +286,13 @@ impl Routing {
             let seeds = self.seeds.iter().map(String::as_str);
             self.nodes.retain(&map.nodes.values().map(|n| n.address.as_str()).chain(seeds).collect());
         }
+    }
+}
+
+fn useless(map_is_known: bool, heard: Option<Duration>) -> Option<String> {
+    match heard.filter(|_| map_is_known) {
+        None => Some("no cluster map yet: no shard node could tell it".to_owned()),
+        Some(age) => (age > CUT_OFF).then(|| format!("no shard node has answered for {} s", age.as_secs())),
     }
 }
 
@@ -362,6 +381,17 @@ mod tests {
             routing.absorb(answer(version, cluster));
             assert_eq!(routing.version(), want, "{version} {cluster}");
         }
+    }
+
+    #[test]
+    fn who_hears_of_no_shard_node_is_useless() {
+        let ago = |millis| Some(Duration::from_millis(millis));
+        for (known, heard, useful) in
+            [(false, None, false), (false, ago(1), false), (true, ago(1), true), (true, ago(10_000), true)]
+        {
+            assert_eq!(useless(known, heard).is_none(), useful, "{known} {heard:?}");
+        }
+        assert_eq!(useless(true, ago(12_345)).as_deref(), Some("no shard node has answered for 12 s"));
     }
 
     #[tokio::test]
