@@ -181,7 +181,7 @@ def test_traces_and_their_way_out():
         ({"cluster": {"replication": 2}}, "replication"),
         ({"cluster": {"replication": 4}, "shard": {"replicas": 4}}, "replication"),
         ({"cluster": {"groups": 0}}, "groups"),
-        ({"shard": {"podDisruptionBudget": {"maxUnavailable": 3}}}, "all replicas of a group"),
+        ({"shard": {"podDisruptionBudget": {"maxUnavailable": 2}}}, "lose its majority"),
         ({"auth": {"enabled": True}, "tls": {"enabled": False}}, "plain text"),
         ({"tls": {"source": "existing", "existing": {"public": "a", "shard": "b"}}}, "tls.existing.coordinator"),
         ({"coordinator": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}}, "above maxReplicas"),

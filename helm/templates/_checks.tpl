@@ -7,8 +7,8 @@
 {{- if lt $replicas $replication -}}
 {{- fail (printf "shard.replicas (%d) is below cluster.replication (%d): each replica of a group needs a node of its own. Raise shard.replicas, or lower cluster.replication for a new cluster." $replicas $replication) -}}
 {{- end -}}
-{{- if and $shard.podDisruptionBudget.enabled (gt $replication 1) (ge (int $shard.podDisruptionBudget.maxUnavailable) $replication) -}}
-{{- fail (printf "shard.podDisruptionBudget.maxUnavailable (%d) lets all replicas of a group be away at once. At most %d of %d may be." (int $shard.podDisruptionBudget.maxUnavailable) (div $replication 2) $replication) -}}
+{{- if and $shard.podDisruptionBudget.enabled (gt $replication 1) (gt (int $shard.podDisruptionBudget.maxUnavailable) (div $replication 2 | int)) -}}
+{{- fail (printf "shard.podDisruptionBudget.maxUnavailable (%d) lets a group lose its majority, and then it takes no writes. At most %d of %d replicas may be away." (int $shard.podDisruptionBudget.maxUnavailable) (div $replication 2) $replication) -}}
 {{- end -}}
 {{- $auto := .Values.coordinator.autoscaling -}}
 {{- if and $auto.enabled (gt (int $auto.minReplicas) (int $auto.maxReplicas)) -}}
