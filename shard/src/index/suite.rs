@@ -139,7 +139,8 @@ fn eight_bits_find_what_exact_search_finds() {
         let mut found = 0;
         for query in queries {
             let candidates = index.search(query, 10).unwrap();
-            assert!(candidates.iter().all(|hit| hit.error > 0.0));
+            // What the graph lost is kept beside it, exactly.
+            assert!(candidates.iter().any(|hit| hit.error > 0.0));
             let wanted = exact.search(query, 10, None).unwrap();
             found += wanted.iter().filter(|want| candidates.iter().any(|hit| hit.key == want.key)).count();
         }
