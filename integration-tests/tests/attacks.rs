@@ -470,7 +470,10 @@ async fn nested(client: &Client) -> Result<String> {
         let (mut stored, mut refused) = (0, 0);
         for answer in futures::stream::iter(0..4).map(put).buffer_unordered(2).collect::<Vec<_>>().await {
             match answer {
-                Ok(_) => stored += 1,
+                Ok(answer) => match answer.results.iter().all(|r| r.error.as_ref().is_none_or(|e| e.code == 0)) {
+                    true => stored += 1,
+                    false => refused += 1,
+                },
                 Err(status) if status.code() == Code::InvalidArgument => refused += 1,
                 Err(status) => bail!("{what}: {status:?}"),
             }
