@@ -37,8 +37,9 @@ case $1 in
         touch "$folder/searches" "$folder/acknowledged" "$folder/refused"
         picture=$(find "$pictures/" -name '*.jpg' -o -name '*.jpeg' -o -name '*.png' -o -name '*.webp' | sort | head -1)
         [ -n "$picture" ] || { echo "no picture in $pictures" >&2; exit 1; }
-        searches "$picture" > /dev/null 2>&1 &
-        writes "$picture" "$2" > /dev/null 2>&1 &
+        # Subshells: a function in the background keeps the streams that it is redirected from, and `kubectl exec` waits.
+        (searches "$picture") > /dev/null 2>&1 &
+        (writes "$picture" "$2") > /dev/null 2>&1 &
         ;;
     stop)
         touch "$folder/stop"
