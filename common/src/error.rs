@@ -145,6 +145,11 @@ impl ApiError {
         error
     }
 
+    /// Adds which limit was passed, by its flag's or its own name, and its value to `ErrorInfo.metadata`.
+    pub fn over(self, name: &'static str, limit: impl ToString) -> Self {
+        self.with("limit_name", name).with("limit", limit)
+    }
+
     /// Adds a fact to `ErrorInfo.metadata`.
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
         self.metadata.push((key, value.to_string()));

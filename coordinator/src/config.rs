@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use omma_common::admin::Vitals;
-use omma_common::limits::{DEFAULT_MAX_PICTURE_BYTES, MAX_MESSAGE_BYTES};
+use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, DEFAULT_MAX_PICTURE_BYTES, MAX_MESSAGE_BYTES};
 use omma_common::serve::{ConnectionArgs, ConnectionLimits};
 use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs};
 use omma_common::tls::{PeerTls, Plaintext, PublicTls};
 
 use crate::access::{AccessConfig, JwtConfig};
+use crate::limits::SizeArgs;
 
 /// Flags of the coordinator.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,6 +24,9 @@ pub struct Args {
     /// Largest encoded picture that is accepted, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_PICTURE_BYTES)]
     pub max_picture_bytes: usize,
+    /// What one request may hold.
+    #[command(flatten)]
+    pub sizes: SizeArgs,
     /// Images of one ingest stream that may be unanswered at once.
     #[arg(long, value_name = "IMAGES", default_value_t = Limits::default().ingest_window)]
     pub ingest_window: usize,
@@ -42,6 +46,10 @@ pub struct Args {
     /// Requests of one client a second.
     #[arg(long, value_name = "REQUESTS/S", default_value_t = Limits::default().rate_per_client)]
     pub max_rate_per_client: u32,
+    /// Seconds until a request has arrived and its answer begins; else it is given up. No request has more than 30 s
+    /// from when it has arrived.
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().request.as_secs())]
+    pub max_request_seconds: u64,
     /// An ingest stream that sends nothing for so many seconds is ended.
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().idle_stream.as_secs())]
     pub idle_stream_seconds: u64,
@@ -68,12 +76,14 @@ impl Args {
         CoordinatorConfig {
             limits: Limits {
                 picture_bytes: self.max_picture_bytes,
+                sizes: self.sizes,
                 ingest_window: self.ingest_window.max(1),
                 ingest_bytes: self.ingest_bytes.max(1),
                 arriving_bytes: (self.max_arriving_mib << 20).max(MAX_MESSAGE_BYTES),
                 requests: self.max_requests.max(1),
                 requests_per_client: self.max_requests_per_client.max(1),
                 rate_per_client: self.max_rate_per_client.max(1),
+                request: Duration::from_secs(self.max_request_seconds.max(1)),
                 idle_stream: Duration::from_secs(self.idle_stream_seconds.max(1)),
                 calls_per_node: self.max_calls_per_node.max(1),
             },
@@ -120,6 +130,8 @@ impl AccessArgs {
 pub struct Limits {
     /// Largest encoded picture, in bytes.
     pub picture_bytes: usize,
+    /// What one request may hold.
+    pub sizes: SizeArgs,
     /// Unanswered images of one ingest stream.
     pub ingest_window: usize,
     /// Bytes of the unanswered images of one ingest stream; one more image is read while they are fewer.
@@ -132,6 +144,8 @@ pub struct Limits {
     pub requests_per_client: usize,
     /// Requests of one client a second.
     pub rate_per_client: u32,
+    /// Until a request has arrived and its answer begins.
+    pub request: Duration,
     /// Longest silence of an ingest stream that has no image under way.
     pub idle_stream: Duration,
     /// Calls to one shard node at once.
@@ -142,12 +156,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             picture_bytes: DEFAULT_MAX_PICTURE_BYTES,
+            sizes: SizeArgs::default(),
             ingest_window: 64,
             ingest_bytes: 64 << 20,
             arriving_bytes: 256 << 20,
             requests: 1024,
             requests_per_client: 512,
             rate_per_client: 10_000,
+            request: Duration::from_secs(DEFAULT_DEADLINE_SECONDS + 5),
             idle_stream: Duration::from_secs(300),
             calls_per_node: 512,
         }

@@ -13,6 +13,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod leader;
+mod limits;
 mod metrics;
 mod node_client;
 mod read;
@@ -23,4 +24,5 @@ mod vitals;
 mod write;
 
 pub use config::{AccessArgs, Args, CoordinatorConfig, Limits};
+pub use limits::SizeArgs;
 pub use server::{RunError, run};

@@ -84,7 +84,9 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
             "everybody who reaches this port may read, write and delete everything: --api-keys FILE asks for keys"
         );
     }
-    let share = Share { requests: config.limits.requests_per_client, rate: config.limits.rate_per_client };
+    let limits = config.limits;
+    let share = Share { requests: limits.requests_per_client, rate: limits.rate_per_client, time: limits.request };
+    let most_bytes = limits.sizes.max_message_bytes;
     let coordinator = Arc::new(Coordinator::new(routing, config.limits, access.clone(), shutdown.clone()));
     crate::metrics::init();
     let subject: Arc<dyn Subject> = coordinator.clone();
@@ -98,9 +100,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     let api = Api(Arc::clone(&coordinator));
     macro_rules! limited {
         ($server:ident) => {
-            $server::new(api.clone())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES)
+            $server::new(api.clone()).max_decoding_message_size(most_bytes).max_encoding_message_size(MAX_MESSAGE_BYTES)
         };
     }
     let serve = tonic::transport::Server::builder()
@@ -116,7 +116,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .layer(Guarded(access))
         .layer(Shared(Shares::new(share)))
         .layer(Arriving::new(config.limits.arriving_bytes))
-        .layer(tower::util::MapResponseLayer::new(oversize::explain))
+        .layer(tower::util::MapResponseLayer::new(move |answer| oversize::explain(answer, most_bytes)))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited!(CollectionServiceServer))

@@ -21,6 +21,7 @@ pub mod history;
 pub mod ingest;
 pub mod kubelet;
 pub mod metric_names;
+pub mod nested;
 pub mod network;
 pub mod notes;
 pub mod pictures;

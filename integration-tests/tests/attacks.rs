@@ -9,7 +9,7 @@ mod raw;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures::StreamExt;
 use http_body::Frame;
@@ -20,6 +20,7 @@ use omma_common::tls::PeerKind;
 use omma_integration_tests::client::{Client, channel, picture_image, vector_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::folders::{shared_data, target_folder};
+use omma_integration_tests::nested::nested_profiles;
 use omma_integration_tests::note;
 use omma_integration_tests::pictures::{draw, jpeg};
 use omma_proto::internal::v1::DiscoverRequest;
@@ -52,6 +53,8 @@ const NODE_MEMORY: u64 = 1024;
 const COORDINATOR_MEMORY: u64 = 512;
 /// Bytes of messages that are still arriving at the coordinator, in MiB.
 const ARRIVING: usize = 64;
+/// Until an answer has to begin.
+const REQUEST: Duration = Duration::from_secs(10);
 /// What a neighbour's search may take on a busy machine, in the dev profile.
 const MOST_WAIT: Duration = Duration::from_secs(5);
 
@@ -78,7 +81,9 @@ const UNSIGNED: &str = concat!(
 async fn attacks_cost_the_attacker_and_not_the_neighbour() -> Result<()> {
     allow_many_connections()?;
     let (connections, arriving, memory) = (CONNECTIONS.to_string(), ARRIVING.to_string(), NODE_MEMORY.to_string());
-    let flags = ["--max-connections", &connections, "--idle-stream-seconds", "2", "--max-arriving-mib", &arriving];
+    let request = REQUEST.as_secs().to_string();
+    let mut flags = vec!["--max-connections", &connections, "--idle-stream-seconds", "2"];
+    flags.extend(["--max-arriving-mib", &arriving, "--max-request-seconds", &request]);
     let options =
         ClusterOptions::single("attacks").coordinator_flags(&flags).shard_flags(&["--memory-limit-mib", &memory]);
     let cluster = Cluster::start(options).await?;
@@ -103,6 +108,7 @@ async fn attacks_cost_the_attacker_and_not_the_neighbour() -> Result<()> {
     attack(&cluster, "too many parts", "a batch of 100,000 empty queries", many_queries(&client)).await?;
     attack(&cluster, "deep filter", "filters 9, 60 and 100,000 levels deep", deep_filters(&cluster)).await?;
     attack(&cluster, "replay", "a request id again, and for other images", replay(&client)).await?;
+    attack(&cluster, "nested profiles", "20 pictures with profiles in profiles", nested(&client)).await?;
     if let Some(folder) = shared_data("malformed/synthetic") {
         for (name, sent, file) in BOMBS {
             attack(&cluster, name, sent, bomb(&client, &folder.join(file))).await?;
@@ -243,8 +249,33 @@ async fn endless_messages(cluster: &Cluster) -> Result<String> {
         tcp.write_all(&bytes).await?;
         open.push(tcp);
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    Ok("nothing: each waits until its 35 s are over".into())
+    let begun = Instant::now();
+    let answers = futures::future::join_all(
+        open.into_iter()
+            .map(|tcp| async move { tokio::time::timeout(REQUEST * 2, answered(tcp)).await.unwrap_or(false) }),
+    );
+    let ended = answers.await.into_iter().filter(|answered| *answered).count();
+    ensure!(ended == 100, "{ended} of 100 were answered within {:?}", REQUEST * 2);
+    Ok(format!(
+        "all ended by an answer, the last after {:.1} s; the limit here is {REQUEST:?}",
+        begun.elapsed().as_secs_f64()
+    ))
+}
+
+/// Whether headers of an answer come before the connection ends. RFC 9113, 4.1.
+async fn answered(mut tcp: TcpStream) -> bool {
+    const HEADERS: u8 = 1;
+    let mut head = [0; 9];
+    while tcp.read_exact(&mut head).await.is_ok() {
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        if tcp.read_exact(&mut payload).await.is_err() {
+            return false;
+        }
+        if head[3] == HEADERS {
+            return true;
+        }
+    }
+    false
 }
 
 /// Each on a connection of its own. Whoever began first gives way to the rest.
@@ -430,6 +461,26 @@ async fn bomb(client: &Client, file: &std::path::Path) -> Result<String> {
         *seen.entry(refused.unwrap_or_else(|| "stored".into())).or_default() += 1;
     }
     Ok(seen.into_iter().map(|(what, n)| format!("{n} × {what}")).collect::<Vec<_>>().join("; "))
+}
+
+async fn nested(client: &Client) -> Result<String> {
+    let mut answers = Vec::new();
+    for (what, picture) in nested_profiles()? {
+        let put = |_| client.put(COLLECTION, vec![picture_image("n", picture.clone())]);
+        let (mut stored, mut refused) = (0, 0);
+        for answer in futures::stream::iter(0..4).map(put).buffer_unordered(2).collect::<Vec<_>>().await {
+            match answer {
+                Ok(answer) => match answer.results.iter().all(|r| r.error.as_ref().is_none_or(|e| e.code == 0)) {
+                    true => stored += 1,
+                    false => refused += 1,
+                },
+                Err(status) if status.code() == Code::InvalidArgument => refused += 1,
+                Err(status) => bail!("{what}: {status:?}"),
+            }
+        }
+        answers.push(format!("{what}: {stored} stored, {refused} refused"));
+    }
+    Ok(answers.join("; "))
 }
 
 /// What is no TLS, and TLS of somebody without a certificate of the cluster.

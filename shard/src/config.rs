@@ -111,7 +111,7 @@ pub struct EncoderArgs {
     /// Largest picture, in pixels; 64,000,000 if left out, or what --memory-limit-mib has room for.
     #[arg(long, value_name = "PIXELS")]
     pub max_picture_pixels: Option<u64>,
-    /// Threads that decode pictures; as many as cores if left out.
+    /// Pictures of one client that are decoded at once; as many as cores if left out. There is one thread more.
     #[arg(long, value_name = "THREADS")]
     pub decode_threads: Option<usize>,
     /// Memory that decoding may use in all, in MiB; pictures that need more wait. 1024 if left out, or half of
@@ -124,7 +124,8 @@ pub struct EncoderArgs {
     /// Pictures that may wait for the encoder at once.
     #[arg(long, default_value_t = EncoderConfig::default().queue, value_name = "PICTURES")]
     pub max_encoder_queue: usize,
-    /// A query's picture that would wait longer for the encoder is refused at once, in milliseconds.
+    /// A query's picture that would wait longer for the encoder is refused at once, in milliseconds. While its client's
+    /// queries have waited for so long without a pause, a fifth of it counts.
     #[arg(long, default_value_t = EncoderConfig::default().urgent_wait.as_millis() as u64, value_name = "MILLISECONDS")]
     pub max_encoder_wait_millis: u64,
     /// Sessions of the model that run at once; chosen by the device if left out.

@@ -1,6 +1,6 @@
 //! What a shard node's memory is for, where its bound was given. Pure.
 
-use crate::encoder::MOST_DECODE_BYTES_PER_PIXEL;
+use crate::encoder::{MOST_DECODE_BYTES_PER_PIXEL, for_one_picture};
 
 /// A bound below this leaves too little for anything.
 pub(crate) const LEAST_MIB: u64 = 512;
@@ -27,7 +27,7 @@ impl Shares {
 
     /// Pixels of the largest picture that decodes within its share, whatever its format.
     pub(crate) fn pixels(&self) -> u64 {
-        self.decode / MOST_DECODE_BYTES_PER_PIXEL
+        for_one_picture(self.decode) / MOST_DECODE_BYTES_PER_PIXEL
     }
 }
 
@@ -43,6 +43,6 @@ mod tests {
             assert_eq!(sum, whole / 4 * 3, "{limit}");
             assert!(shares.pixels() * MOST_DECODE_BYTES_PER_PIXEL <= shares.decode);
         }
-        assert!(Shares::of(1024).pixels() > 36_000_000, "most cameras' pictures fit");
+        assert!(Shares::of(1024).pixels() > 35_000_000, "most cameras' pictures fit");
     }
 }

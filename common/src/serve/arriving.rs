@@ -97,7 +97,7 @@ impl Arriving {
 
     fn refusal(&self) -> Status {
         let text = format!("requests of more than {} bytes are arriving, and this one is the slowest", self.most);
-        ApiError::new(Reason::Overloaded, text).with("limit_bytes", self.most).to_status()
+        ApiError::new(Reason::Overloaded, text).over("max-arriving-mib", self.most >> 20).to_status()
     }
 }
 

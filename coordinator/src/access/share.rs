@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use omma_common::error::{ApiError, Reason};
-use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
 use omma_common::serve::{ConnectInfo, hold};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -19,8 +18,6 @@ use super::client::Client;
 
 /// Clients that are remembered; those that have used nothing lately are forgotten beyond.
 const REMEMBERED: usize = 4096;
-/// Until an answer has to begin: a request whose message trickles in is given up. A little longer than any deadline.
-const ANSWER_BEGINS: Duration = Duration::from_secs(DEFAULT_DEADLINE_SECONDS + 5);
 
 /// Bounds for one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +26,8 @@ pub(crate) struct Share {
     pub(crate) requests: usize,
     /// Requests a second, on average over a second; a stream counts as one.
     pub(crate) rate: u32,
+    /// Until an answer has to begin: a request whose message trickles in is given up.
+    pub(crate) time: Duration,
 }
 
 #[derive(Debug)]
@@ -78,11 +77,11 @@ impl Shares {
         usage.at = now;
         if usage.requests >= self.each.requests {
             let text = format!("this client has {} requests under way, as many as it may", usage.requests);
-            return Err(ApiError::new(Reason::RateLimited, text).with("limit_requests", self.each.requests));
+            return Err(ApiError::new(Reason::RateLimited, text).over("max-requests-per-client", self.each.requests));
         }
         if usage.left < 1.0 {
             let text = format!("this client sends more than {} requests a second", self.each.rate);
-            return Err(ApiError::new(Reason::RateLimited, text).with("limit_requests_per_second", self.each.rate));
+            return Err(ApiError::new(Reason::RateLimited, text).over("max-rate-per-client", self.each.rate));
         }
         usage.left -= 1.0;
         usage.requests += 1;
@@ -130,13 +129,14 @@ where
             Ok(counted) => counted,
             Err(error) => return Box::pin(async move { Ok(error.to_status().into_http()) }),
         };
-        let answer = self.inner.call(request);
+        let (answer, time) = (self.inner.call(request), self.shares.each.time);
         Box::pin(async move {
-            match tokio::time::timeout(ANSWER_BEGINS, answer).await {
+            match tokio::time::timeout(time, answer).await {
                 Ok(answer) => Ok(answer?.map(|body| hold(body, counted))),
                 Err(_) => {
-                    let text = format!("the request was not there within {ANSWER_BEGINS:?}");
-                    Ok(ApiError::new(Reason::DeadlineExceeded, text).to_status().into_http())
+                    let text = format!("the request was not there and answered within {time:?}");
+                    let error = ApiError::new(Reason::DeadlineExceeded, text);
+                    Ok(error.over("max-request-seconds", time.as_secs()).to_status().into_http())
                 }
             }
         })
@@ -147,22 +147,22 @@ where
 mod tests {
     use super::*;
 
-    fn reason(outcome: &Result<Counted, ApiError>) -> Option<&'static str> {
-        outcome.as_ref().err().and_then(|e| e.metadata.first().map(|(key, _)| *key))
+    fn reason(outcome: &Result<Counted, ApiError>) -> Option<&str> {
+        outcome.as_ref().err().and_then(|e| e.metadata.first().map(|(_, name)| name.as_str()))
     }
 
     #[test]
     fn each_client_has_its_share_and_no_more() {
-        let shares = Shares::new(Share { requests: 2, rate: 5 });
+        let shares = Shares::new(Share { requests: 2, rate: 5, time: Duration::from_secs(5) });
         let (one, two, mut now) = (Client(1), Client(2), Instant::now());
         let held = [shares.begin(one, now).unwrap(), shares.begin(one, now).unwrap()];
-        assert_eq!(reason(&shares.begin(one, now)), Some("limit_requests"));
+        assert_eq!(reason(&shares.begin(one, now)), Some("max-requests-per-client"));
         assert!(shares.begin(two, now).is_ok(), "another client's share is untouched");
         drop(held);
         for _ in 0..3 {
             shares.begin(one, now).unwrap();
         }
-        assert_eq!(reason(&shares.begin(one, now)), Some("limit_requests_per_second"));
+        assert_eq!(reason(&shares.begin(one, now)), Some("max-rate-per-client"));
         now += Duration::from_millis(400);
         assert!(shares.begin(one, now).is_ok() && shares.begin(one, now).is_ok());
         assert!(shares.begin(one, now).is_err());
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn clients_that_are_gone_are_forgotten() {
-        let shares = Shares::new(Share { requests: 2, rate: 5 });
+        let shares = Shares::new(Share { requests: 2, rate: 5, time: Duration::from_secs(5) });
         let mut now = Instant::now();
         let busy = shares.begin(Client(0), now).unwrap();
         for client in 1..REMEMBERED as u64 {

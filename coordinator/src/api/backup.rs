@@ -14,6 +14,7 @@ use omma_proto::v1::backup_service_server::BackupService;
 use tonic::{Request, Response, Status};
 
 use super::{Api, Coordinator, validate};
+use crate::config::Limits;
 use crate::leader::{Effect, call_leader};
 use crate::routing::{ClusterMap, Collection};
 use crate::write::request_id_or_new;
@@ -168,7 +169,8 @@ async fn restore(
     let (coordinator, images, request_id) = (&coordinator, &images, &request_id);
     coordinator
         .with_collection(&collection, deadline, |collection| async move {
-            let one = |(place, image)| record(&format!("images[{place}]"), image, collection.dimension());
+            let (dimension, limits) = (collection.dimension(), &coordinator.limits);
+            let one = |(place, image)| record(&format!("images[{place}]"), image, dimension, limits);
             let records = images.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
             let (collection, records) = (&collection, &records);
             // What one group did already it answers again.
@@ -194,8 +196,8 @@ async fn restore(
 }
 
 /// The embedding as it is: normalising it again would change its last bits.
-fn record(path: &str, image: &pb::BackupImage, dimension: usize) -> Result<node::PutRecord, ApiError> {
-    validate::image_id(&format!("{path}.id"), &image.id)?;
+fn record(path: &str, image: &pb::BackupImage, dimension: usize, limits: &Limits) -> Result<node::PutRecord, ApiError> {
+    validate::new_id(&format!("{path}.id"), &image.id, limits)?;
     let field = format!("{path}.embedding");
     let values = vector::from_bytes(&image.embedding).map_err(|e| ApiError::field(&field, e))?;
     let length = values.iter().map(|v| v * v).sum::<f32>().sqrt();
@@ -203,10 +205,7 @@ fn record(path: &str, image: &pb::BackupImage, dimension: usize) -> Result<node:
         let problem = format!("has {} numbers and length {length}; {dimension} of length 1 are needed", values.len());
         return Err(ApiError::bad_field(Reason::InvalidEmbedding, field, problem));
     }
-    for (name, value) in &image.attributes {
-        let checked = validate::attribute_name(name).and_then(|()| validate::attribute(value));
-        checked.map_err(|problem| ApiError::field(format!("{path}.attributes[{name:?}]"), problem))?;
-    }
+    validate::attributes(&format!("{path}.attributes"), &image.attributes, limits)?;
     Ok(node::PutRecord {
         id: image.id.clone(),
         embedding: image.embedding.clone().into(),
@@ -230,17 +229,22 @@ mod tests {
 
     #[test]
     fn only_what_could_have_been_stored_is_restored() {
+        let read = |image: &pb::BackupImage| record("images[0]", image, 2, &Limits::default());
         let image = |values: &[f32]| pb::BackupImage {
             id: "a".into(),
             embedding: vector::to_bytes(values).to_vec(),
             ..Default::default()
         };
-        let kept = record("images[0]", &image(&[0.6, 0.800_01]), 2).unwrap();
+        let kept = read(&image(&[0.6, 0.800_01])).unwrap();
         assert_eq!(kept.embedding, vector::to_bytes(&[0.6, 0.800_01]));
         for bad in [&[0.6, 0.9][..], &[1.0], &[f32::NAN, 1.0], &[0.0, 0.0]] {
-            assert_eq!(record("images[0]", &image(bad), 2).unwrap_err().reason, Reason::InvalidEmbedding, "{bad:?}");
+            assert_eq!(read(&image(bad)).unwrap_err().reason, Reason::InvalidEmbedding, "{bad:?}");
         }
         let nameless = pb::BackupImage { id: String::new(), ..image(&[0.6, 0.8]) };
-        assert!(record("images[0]", &nameless, 2).is_err());
+        assert!(read(&nameless).is_err());
+        let value = pb::AttributeValue { kind: Some(pb::attribute_value::Kind::BoolValue(true)) };
+        let attributes = (0..65).map(|n| (n.to_string(), value.clone())).collect();
+        let error = read(&pb::BackupImage { attributes, ..image(&[0.6, 0.8]) }).unwrap_err();
+        assert_eq!(error.fields[0].0, "images[0].attributes");
     }
 }

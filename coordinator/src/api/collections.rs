@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use futures::future::try_join_all;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::limits::MAX_COLLECTIONS;
 use omma_proto::internal::v1 as node;
 use omma_proto::internal::v1::MetadataRefusal;
 use omma_proto::internal::v1::metadata_command::Command;
@@ -62,12 +63,7 @@ fn refused(refusal: MetadataRefusal, collection: &str) -> ApiError {
             (Reason::CollectionDeleting, format!("collection {collection:?} is still being deleted"))
         }
         MetadataRefusal::TooManyCollections => {
-            let most = omma_common::limits::MAX_COLLECTIONS;
-            return ApiError::new(
-                Reason::TooManyCollections,
-                format!("the cluster has {most} collections, as many as it may"),
-            )
-            .with("limit", most);
+            return too_many(MAX_COLLECTIONS);
         }
         MetadataRefusal::NoCluster => (Reason::ClusterForming, "the cluster is not formed yet".to_owned()),
         MetadataRefusal::Invalid => {
@@ -76,6 +72,11 @@ fn refused(refusal: MetadataRefusal, collection: &str) -> ApiError {
         other => return propose::no_sense(other),
     };
     ApiError::new(reason, text).with("collection", collection)
+}
+
+fn too_many(most: usize) -> ApiError {
+    let text = format!("the cluster has {most} collections, as many as it may");
+    ApiError::new(Reason::TooManyCollections, text).over("max-collections", most)
 }
 
 async fn create(
@@ -87,7 +88,13 @@ async fn create(
     validate::collection_name("name", &name)?;
     validate::request_id(&request.request_id)?;
     validate::quantization(request.quantization)?;
-    let encoder_space = coordinator.routing.map().await?.encoder_space.clone();
+    let map = coordinator.routing.map().await?;
+    let most = coordinator.limits.sizes.max_collections;
+    // The metadata group counts exactly, up to its own bound: a retry of what was created must succeed there.
+    if most < MAX_COLLECTIONS && map.collections.len() >= most && !map.collections.contains_key(&name) {
+        return Err(too_many(most));
+    }
+    let encoder_space = map.encoder_space.clone();
     let vector_space = match request.vector_space {
         Some(space) => {
             validate::vector_space(&space, encoder_space.as_ref())?;

@@ -15,13 +15,15 @@ pub(crate) fn check(field: &str, filter: &Filter) -> Result<(), ApiError> {
     let bytes = filter.encoded_len();
     if bytes > MAX_FILTER_BYTES {
         let problem = format!("is {bytes} bytes large; at most {MAX_FILTER_BYTES} are allowed");
-        return Err(ApiError::field(field, problem).with("limit", MAX_FILTER_BYTES).with("actual", bytes));
+        return Err(ApiError::field(field, problem).over("filter bytes", MAX_FILTER_BYTES).with("actual", bytes));
     }
     let mut conditions = 0;
     check_part(field, filter, 1, &mut conditions)?;
     if conditions > MAX_FILTER_CONDITIONS {
         let problem = format!("has {conditions} conditions; at most {MAX_FILTER_CONDITIONS} are allowed");
-        return Err(ApiError::field(field, problem).with("limit", MAX_FILTER_CONDITIONS).with("actual", conditions));
+        return Err(ApiError::field(field, problem)
+            .over("filter conditions", MAX_FILTER_CONDITIONS)
+            .with("actual", conditions));
     }
     Ok(())
 }
@@ -29,7 +31,7 @@ pub(crate) fn check(field: &str, filter: &Filter) -> Result<(), ApiError> {
 fn check_part(field: &str, filter: &Filter, depth: usize, conditions: &mut usize) -> Result<(), ApiError> {
     if depth > MAX_FILTER_DEPTH {
         let problem = format!("is deeper than {MAX_FILTER_DEPTH} levels");
-        return Err(ApiError::field(field, problem).with("limit", MAX_FILTER_DEPTH));
+        return Err(ApiError::field(field, problem).over("filter depth", MAX_FILTER_DEPTH));
     }
     *conditions += 1;
     match &filter.condition {
@@ -42,7 +44,7 @@ fn check_part(field: &str, filter: &Filter, depth: usize, conditions: &mut usize
         Some(Condition::IsIn(c)) => {
             let field = format!("{field}.is_in");
             attribute(&field, &c.attribute)?;
-            count(&format!("{field}.values"), c.values.len(), MAX_FILTER_VALUES)?;
+            validate::count(&format!("{field}.values"), c.values.len(), "filter values", MAX_FILTER_VALUES)?;
             c.values.iter().enumerate().try_for_each(|(i, v)| value(&format!("{field}.values[{i}]"), Some(v)))
         }
         Some(Condition::Range(c)) => range(&format!("{field}.range"), c),
@@ -54,19 +56,9 @@ fn check_part(field: &str, filter: &Filter, depth: usize, conditions: &mut usize
 }
 
 fn check_list(field: &str, filters: &[Filter], depth: usize, conditions: &mut usize) -> Result<(), ApiError> {
-    count(&format!("{field}.filters"), filters.len(), MAX_FILTER_CONDITIONS)?;
+    validate::count(&format!("{field}.filters"), filters.len(), "filter conditions", MAX_FILTER_CONDITIONS)?;
     let mut parts = filters.iter().enumerate();
     parts.try_for_each(|(i, part)| check_part(&format!("{field}.filters[{i}]"), part, depth + 1, conditions))
-}
-
-fn count(field: &str, count: usize, most: usize) -> Result<(), ApiError> {
-    match count {
-        0 => Err(ApiError::field(field, "must not be empty")),
-        n if n > most => Err(ApiError::field(field, format!("has {n} entries; at most {most} are allowed"))
-            .with("limit", most)
-            .with("actual", n)),
-        _ => Ok(()),
-    }
 }
 
 fn attribute(field: &str, name: &str) -> Result<(), ApiError> {

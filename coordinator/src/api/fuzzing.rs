@@ -1,13 +1,13 @@
 //! Messages of the public API through the checks that their handlers make before anything else.
 
 use omma_common::error::ApiError;
-use omma_common::limits::DEFAULT_MAX_PICTURE_BYTES;
 use omma_proto::v1 as pb;
 use omma_proto::v1::query::Target;
 use prost::Message;
 
 use super::{filter, pages, validate};
 use crate::access::Scoped;
+use crate::config::Limits;
 use crate::routing::Collection;
 
 type Checked = Result<(), ApiError>;
@@ -26,12 +26,12 @@ pub fn requests(bytes: &[u8]) {
         3 => message(bytes, ingest),
         4 => message(bytes, |m: pb::BatchGetImagesRequest| {
             validate::collection_name("collection", m.scope().collection())?;
-            validate::image_ids(&m.ids)?;
+            validate::image_ids(&m.ids, &Limits::default())?;
             validate::freshness(m.consistency, &m.session_tokens).map(drop)
         }),
         5 => message(bytes, |m: pb::DeleteImagesRequest| {
             validate::collection_name("collection", m.scope().collection())?;
-            validate::image_ids(&m.ids)?;
+            validate::image_ids(&m.ids, &Limits::default())?;
             validate::request_id(&m.request_id)
         }),
         6 => message(bytes, |m: pb::CreateCollectionRequest| {
@@ -79,12 +79,12 @@ fn search(request: &pb::SearchRequest) -> Checked {
 }
 
 fn batch_search(request: &pb::BatchSearchRequest) -> Checked {
-    validate::query_count(request.queries.len())?;
+    validate::query_count(request.queries.len(), &Limits::default())?;
     request.queries.iter().enumerate().try_for_each(|(i, wanted)| query(&format!("queries[{i}]"), wanted))
 }
 
 fn query(path: &str, query: &pb::Query) -> Checked {
-    validate::k(&format!("{path}.k"), query.k)?;
+    validate::k(&format!("{path}.k"), query.k, &Limits::default())?;
     validate::min_score(&format!("{path}.min_score"), query.min_score)?;
     if let Some(wanted) = &query.filter {
         filter::check(&format!("{path}.filter"), wanted)?;
@@ -97,9 +97,7 @@ fn query(path: &str, query: &pb::Query) -> Checked {
             assert!((length - 1.0).abs() < 1e-3, "length {length}");
             Ok(())
         }
-        Some(Target::Picture(bytes)) => {
-            validate::picture(&format!("{path}.picture"), &bytes, DEFAULT_MAX_PICTURE_BYTES)
-        }
+        Some(Target::Picture(bytes)) => validate::picture(&format!("{path}.picture"), &bytes, &Limits::default()),
         Some(Target::ImageId(id)) => validate::image_id(&format!("{path}.image_id"), &id),
         None => Ok(()),
     }
@@ -108,14 +106,14 @@ fn query(path: &str, query: &pb::Query) -> Checked {
 fn put(mut request: pb::PutImagesRequest) -> Checked {
     validate::collection_name("collection", request.scope().collection())?;
     validate::request_id(&request.request_id)?;
-    validate::image_count(&request.images)?;
-    validate::images(&mut request.images, &collection(), DEFAULT_MAX_PICTURE_BYTES)
+    validate::image_count(&request.images, &Limits::default())?;
+    validate::images(&mut request.images, &collection(), &Limits::default())
 }
 
 fn ingest(request: pb::IngestImagesRequest) -> Checked {
     validate::request_id(&request.request_id)?;
     let Some(mut image) = request.image else { return Ok(()) };
-    validate::image("image", &mut image, &collection(), DEFAULT_MAX_PICTURE_BYTES)
+    validate::image("image", &mut image, &collection(), &Limits::default())
 }
 
 #[cfg(test)]

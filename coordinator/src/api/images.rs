@@ -58,13 +58,13 @@ async fn put_images(
     let pb::PutImagesRequest { collection, images, request_id } = request;
     validate::collection_name("collection", &collection)?;
     validate::request_id(&request_id)?;
-    validate::image_count(&images)?;
+    validate::image_count(&images, &coordinator.limits)?;
     let request_id = write::request_id_or_new(&request_id);
     let (coordinator, images, request_id) = (&coordinator, &images, &request_id);
     let put = coordinator.with_collection(&collection, deadline, |collection| async move {
         let map = coordinator.routing.map().await?;
         let mut images = images.clone();
-        validate::images(&mut images, &collection, coordinator.limits.picture_bytes)?;
+        validate::images(&mut images, &collection, &coordinator.limits)?;
         if let Some(i) = images.iter().position(|image| matches!(image.content, Some(Content::Picture(_)))) {
             validate::encodable(&format!("images[{i}].picture"), &collection, map.encoder_space.as_ref())?;
         }
@@ -102,7 +102,7 @@ async fn batch_get_images(
     deadline: Deadline,
 ) -> Result<pb::BatchGetImagesResponse, ApiError> {
     validate::collection_name("collection", &request.collection)?;
-    validate::image_ids(&request.ids)?;
+    validate::image_ids(&request.ids, &coordinator.limits)?;
     let freshness = &validate::freshness(request.consistency, &request.session_tokens)?;
     let (coordinator, request) = (&coordinator, &request);
     let get = coordinator.with_collection(&request.collection, deadline, |collection| async move {
@@ -119,7 +119,7 @@ async fn delete_images(
 ) -> Result<pb::DeleteImagesResponse, ApiError> {
     let pb::DeleteImagesRequest { collection, mut ids, request_id } = request;
     validate::collection_name("collection", &collection)?;
-    validate::image_ids(&ids)?;
+    validate::image_ids(&ids, &coordinator.limits)?;
     validate::request_id(&request_id)?;
     ids.sort_unstable();
     ids.dedup();

@@ -310,7 +310,7 @@ async fn put_one(
     let (image, request_id) = (&image, &request_id);
     let put = coordinator.with_collection(collection, deadline, |collection| async move {
         let mut image = image.clone();
-        validate::image("image", &mut image, &collection, coordinator.limits.picture_bytes)?;
+        validate::image("image", &mut image, &collection, &coordinator.limits)?;
         if matches!(image.content, Some(Content::Picture(_))) {
             let map = coordinator.routing.map().await?;
             validate::encodable("image.picture", &collection, map.encoder_space.as_ref())?;

@@ -64,7 +64,7 @@ impl Coordinator {
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             REFUSED.with(&["requests"]).inc();
             let text = format!("this coordinator serves {} requests already", self.limits.requests);
-            ApiError::new(Reason::Overloaded, text).with("limit", self.limits.requests)
+            ApiError::new(Reason::Overloaded, text).over("max-requests", self.limits.requests)
         })
     }
 
@@ -159,7 +159,7 @@ fn fits<Res: Message>(answer: Res) -> Result<Res, ApiError> {
         return Ok(answer);
     }
     let text = format!("the answer has {bytes} bytes and {limit} fit into a message: ask for less at a time");
-    Err(ApiError::new(Reason::MessageTooLarge, text).with("limit", limit))
+    Err(ApiError::new(Reason::MessageTooLarge, text).over("message bytes", limit))
 }
 
 /// One line for each request: bugs and damage loudly, the rest for those who ask.

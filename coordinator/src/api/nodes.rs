@@ -133,7 +133,7 @@ pub(super) async fn set_group_count(
 ) -> Result<pb::SetGroupCountResponse, ApiError> {
     let groups = request.group_count;
     if groups == 0 || groups > u32::from(SLOTS) {
-        return Err(ApiError::field("group_count", format!("must be 1 to {SLOTS}")).with("limit", SLOTS));
+        return Err(ApiError::field("group_count", format!("must be 1 to {SLOTS}")).over("slots", SLOTS));
     }
     match propose(&coordinator, Command::SetGroups(SetGroups { groups }), deadline).await? {
         Proposed::Done(_) => {}

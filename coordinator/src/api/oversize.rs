@@ -2,20 +2,19 @@
 //! error.
 
 use omma_common::error::{ApiError, Reason};
-use omma_common::limits::MAX_MESSAGE_BYTES;
 use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::http::Response;
 
-/// Replaces the transport's own refusal; leaves all other answers alone.
-pub(crate) fn explain(response: Response<Body>) -> Response<Body> {
+/// Replaces the transport's own refusal, where a message may have `most` bytes; leaves all other answers alone.
+pub(crate) fn explain(response: Response<Body>, most: usize) -> Response<Body> {
     let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     // The transport writes spaces as %20.
     let says = |code: Code, words: &str| {
         header("grpc-status") == (code as i32).to_string() && header("grpc-message").replace("%20", " ").contains(words)
     };
     if says(Code::OutOfRange, "message length too large") {
-        return too_large().to_status().into_http();
+        return too_large(most).to_status().into_http();
     }
     if says(Code::Internal, "failed to decode Protobuf message") {
         let message = "the message is none of this call's: check that the client has the same version of the protocol";
@@ -24,11 +23,10 @@ pub(crate) fn explain(response: Response<Body>) -> Response<Body> {
     response
 }
 
-fn too_large() -> ApiError {
-    let message = format!(
-        "the message is larger than {MAX_MESSAGE_BYTES} bytes: send fewer images at once, or stream them with IngestImages"
-    );
-    ApiError::new(Reason::MessageTooLarge, message).with("limit_bytes", MAX_MESSAGE_BYTES)
+fn too_large(most: usize) -> ApiError {
+    let message =
+        format!("the message is larger than {most} bytes: send fewer images at once, or stream them with IngestImages");
+    ApiError::new(Reason::MessageTooLarge, message).over("max-message-bytes", most)
 }
 
 #[cfg(test)]
@@ -41,7 +39,7 @@ mod tests {
     #[test]
     fn only_the_transports_own_words_are_replaced() {
         let reason = |status: Status| {
-            let explained = explain(status.into_http());
+            let explained = explain(status.into_http(), 8);
             Status::from_header_map(explained.headers()).and_then(|status| reason_of(&status))
         };
         let large =

@@ -79,7 +79,7 @@ async fn batch(
 ) -> Result<pb::BatchSearchResponse, ApiError> {
     let begun = Instant::now();
     validate::collection_name("collection", &request.collection)?;
-    validate::query_count(request.queries.len())?;
+    validate::query_count(request.queries.len(), &coordinator.limits)?;
     let freshness = validate::freshness(request.consistency, &request.session_tokens)?;
     let options = SearchOptions {
         freshness,
@@ -143,7 +143,7 @@ async fn prepare(
     options: &SearchOptions,
     deadline: Deadline,
 ) -> Result<Prepared, ApiError> {
-    let k = validate::k(&format!("{path}.k"), query.k)?;
+    let k = validate::k(&format!("{path}.k"), query.k, &coordinator.limits)?;
     query.filter.as_ref().map_or(Ok(()), |wanted| filter::check(&format!("{path}.filter"), wanted))?;
     let mut wanted =
         Wanted { k, min_score: validate::min_score(&format!("{path}.min_score"), query.min_score)?, not: None };
@@ -156,7 +156,7 @@ async fn prepare(
         }
         Some(Target::Picture(picture)) => {
             let field = format!("{path}.picture");
-            validate::picture(&field, &picture, coordinator.limits.picture_bytes)?;
+            validate::picture(&field, &picture, &coordinator.limits)?;
             let map = coordinator.routing.map().await?;
             validate::encodable(&field, collection, map.encoder_space.as_ref())?;
             let begun = Instant::now();

@@ -1,10 +1,10 @@
 //! What a request may hold. Pure: each check names the field and what is wrong with it.
 
+use std::collections::{BTreeMap, HashMap};
+
 use omma_common::error::{ApiError, Reason};
 use omma_common::ids::{InvalidName, check_collection_name, check_image_id, check_request_id};
-use omma_common::limits::{
-    DEFAULT_K, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_DIMENSION, MAX_IDS, MAX_K, MAX_PUT_IMAGES,
-};
+use omma_common::limits::{DEFAULT_K, MAX_DIMENSION};
 use omma_common::session::Session;
 use omma_common::vector;
 use omma_proto::v1::attribute_value::Kind;
@@ -12,6 +12,7 @@ use omma_proto::v1::new_image::Content;
 use omma_proto::v1::{AttributeValue, Consistency, NewImage, Quantization, SessionToken, VectorSpace};
 use prost::Message;
 
+use crate::config::Limits;
 use crate::routing::Collection;
 use crate::scatter::fan_out::Freshness;
 
@@ -37,25 +38,26 @@ pub(crate) fn image_id(field: &str, id: &str) -> Result<(), ApiError> {
     named(field, check_image_id(id))
 }
 
-fn count(field: &str, count: usize, most: usize) -> Result<(), ApiError> {
+/// One entry at least, and at most as many as the limit `name` says.
+pub(super) fn count(field: &str, count: usize, name: &'static str, most: usize) -> Result<(), ApiError> {
     match count {
         0 => Err(ApiError::field(field, "must not be empty")),
         n if n > most => Err(ApiError::field(field, format!("has {n} entries; at most {most} are allowed"))
-            .with("limit", most)
+            .over(name, most)
             .with("actual", n)),
         _ => Ok(()),
     }
 }
 
-/// 1 to 1000 ids.
-pub(crate) fn image_ids(ids: &[String]) -> Result<(), ApiError> {
-    count("ids", ids.len(), MAX_IDS)?;
+/// The ids of one get or delete.
+pub(crate) fn image_ids(ids: &[String], limits: &Limits) -> Result<(), ApiError> {
+    count("ids", ids.len(), "max-ids", limits.sizes.max_ids)?;
     all(ids.iter().enumerate().map(|(i, id)| image_id(&format!("ids[{i}]"), id)))
 }
 
-/// 1 to 64 queries.
-pub(crate) fn query_count(queries: usize) -> Result<(), ApiError> {
-    count("queries", queries, omma_common::limits::MAX_QUERIES)
+/// How many queries one batch has.
+pub(crate) fn query_count(queries: usize, limits: &Limits) -> Result<(), ApiError> {
+    count("queries", queries, "max-queries", limits.sizes.max_queries)
 }
 
 /// Joins the problems of many parts into one error.
@@ -72,10 +74,10 @@ fn all(checks: impl Iterator<Item = Result<(), ApiError>>) -> Result<(), ApiErro
 }
 
 /// The images of one put: count, different ids, and each by itself. Embeddings are normalised.
-pub(crate) fn images(images: &mut [NewImage], collection: &Collection, picture_bytes: usize) -> Result<(), ApiError> {
-    let mut seen = std::collections::HashMap::with_capacity(images.len());
+pub(crate) fn images(images: &mut [NewImage], collection: &Collection, limits: &Limits) -> Result<(), ApiError> {
+    let mut seen = HashMap::with_capacity(images.len());
     all(images.iter_mut().enumerate().map(|(i, new)| {
-        image(&format!("images[{i}]"), new, collection, picture_bytes)?;
+        image(&format!("images[{i}]"), new, collection, limits)?;
         match seen.insert(new.id.clone(), i) {
             None => Ok(()),
             Some(first) => {
@@ -86,8 +88,8 @@ pub(crate) fn images(images: &mut [NewImage], collection: &Collection, picture_b
 }
 
 /// How many images one put has.
-pub(crate) fn image_count(images: &[NewImage]) -> Result<(), ApiError> {
-    count("images", images.len(), MAX_PUT_IMAGES)
+pub(crate) fn image_count(images: &[NewImage], limits: &Limits) -> Result<(), ApiError> {
+    count("images", images.len(), "max-put-images", limits.sizes.max_put_images)
 }
 
 /// One image; `path` is its field in the request. Its embedding, if it has one, is scaled to unit length.
@@ -95,24 +97,37 @@ pub(crate) fn image(
     path: &str,
     image: &mut NewImage,
     collection: &Collection,
-    picture_bytes: usize,
+    limits: &Limits,
 ) -> Result<(), ApiError> {
-    image_id(&format!("{path}.id"), &image.id)?;
-    attributes(path, image)?;
+    new_id(&format!("{path}.id"), &image.id, limits)?;
+    attributes(&format!("{path}.attributes"), &image.attributes, limits)?;
     match &mut image.content {
         None => Err(ApiError::field(path, "has neither a picture nor an embedding")),
-        Some(Content::Picture(bytes)) => picture(&format!("{path}.picture"), bytes, picture_bytes),
+        Some(Content::Picture(bytes)) => picture(&format!("{path}.picture"), bytes, limits),
         Some(Content::Embedding(e)) => embedding(&format!("{path}.embedding"), &mut e.values, collection),
     }
 }
 
+/// The id of an image that is to be stored.
+pub(crate) fn new_id(field: &str, id: &str, limits: &Limits) -> Result<(), ApiError> {
+    image_id(field, id)?;
+    let (bytes, most) = (id.len(), limits.sizes.max_id_bytes);
+    if bytes > most {
+        let problem = InvalidName::TooLong { actual: bytes, limit: most };
+        return Err(ApiError::field(field, problem).over("max-id-bytes", most));
+    }
+    Ok(())
+}
+
 /// An encoded picture's size.
-pub(crate) fn picture(field: &str, bytes: &[u8], most: usize) -> Result<(), ApiError> {
+pub(crate) fn picture(field: &str, bytes: &[u8], limits: &Limits) -> Result<(), ApiError> {
+    let most = limits.picture_bytes;
     match bytes.len() {
         0 => Err(ApiError::bad_field(Reason::InvalidPicture, field, "must not be empty")),
         n if n > most => {
             let problem = format!("is {n} bytes large; at most {most} are allowed");
-            Err(ApiError::bad_field(Reason::PictureTooLarge, field, problem).with("limit", most).with("actual", n))
+            let error = ApiError::bad_field(Reason::PictureTooLarge, field, problem);
+            Err(error.over("max-picture-bytes", most).with("actual", n))
         }
         _ => Ok(()),
     }
@@ -124,21 +139,26 @@ pub(crate) fn embedding(field: &str, values: &mut [f32], collection: &Collection
         .map_err(|problem| ApiError::bad_field(Reason::InvalidEmbedding, field, problem))
 }
 
-fn attributes(path: &str, image: &NewImage) -> Result<(), ApiError> {
-    let field = format!("{path}.attributes");
-    if image.attributes.len() > MAX_ATTRIBUTES {
-        let problem = format!("has {} entries; at most {MAX_ATTRIBUTES} are allowed", image.attributes.len());
-        return Err(ApiError::field(field, problem).with("limit", MAX_ATTRIBUTES));
+/// The attributes of an image that is to be stored.
+pub(crate) fn attributes(
+    field: &str,
+    attributes: &BTreeMap<String, AttributeValue>,
+    limits: &Limits,
+) -> Result<(), ApiError> {
+    let (most, most_bytes) = (limits.sizes.max_attributes, limits.sizes.max_attribute_bytes);
+    if attributes.len() > most {
+        let problem = format!("has {} entries; at most {most} are allowed", attributes.len());
+        return Err(ApiError::field(field, problem).over("max-attributes", most));
     }
-    let bytes: usize = image.attributes.iter().map(|(name, value)| name.len() + value.encoded_len()).sum();
-    if bytes > MAX_ATTRIBUTE_BYTES {
-        let problem = format!("is {bytes} bytes large; at most {MAX_ATTRIBUTE_BYTES} are allowed");
-        return Err(ApiError::field(field, problem).with("limit", MAX_ATTRIBUTE_BYTES));
+    let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.encoded_len()).sum();
+    if bytes > most_bytes {
+        let problem = format!("is {bytes} bytes large; at most {most_bytes} are allowed");
+        return Err(ApiError::field(field, problem).over("max-attribute-bytes", most_bytes));
     }
-    for (name, value) in &image.attributes {
+    for (name, value) in attributes {
         attribute_name(name).map_err(|_| {
             let problem = format!("has the name {name:?}; allowed are names without control characters, not empty");
-            ApiError::field(&field, problem)
+            ApiError::field(field, problem)
         })?;
         attribute(value).map_err(|problem| ApiError::field(format!("{field}[{name:?}]"), problem))?;
     }
@@ -168,15 +188,16 @@ pub(crate) fn attribute(value: &AttributeValue) -> Result<(), &'static str> {
     }
 }
 
-/// Hits wanted: 0 means 10.
-pub(crate) fn k(field: &str, k: u32) -> Result<usize, ApiError> {
-    match k {
-        0 => Ok(DEFAULT_K as usize),
-        k if k > MAX_K => {
-            Err(ApiError::field(field, format!("is {k}; 1 to {MAX_K} are allowed, and 0 for {DEFAULT_K}"))
-                .with("limit", MAX_K))
+/// Hits wanted: 0 means 10, or as many as are allowed if those are fewer.
+pub(crate) fn k(field: &str, k: u32, limits: &Limits) -> Result<usize, ApiError> {
+    let most = limits.sizes.max_k;
+    match k as usize {
+        0 => Ok(most.min(DEFAULT_K as usize)),
+        k if k > most => {
+            let problem = format!("is {k}; 1 to {most} are allowed, and 0 for {DEFAULT_K}");
+            Err(ApiError::field(field, problem).over("max-k", most))
         }
-        k => Ok(k as usize),
+        k => Ok(k),
     }
 }
 
@@ -207,7 +228,7 @@ pub(crate) fn vector_space(space: &VectorSpace, encoder: Option<&VectorSpace>) -
     }
     if !(1..=MAX_DIMENSION).contains(&space.dimension) {
         let problem = format!("is {}; 1 to {MAX_DIMENSION} are allowed", space.dimension);
-        return Err(ApiError::field("vector_space.dimension", problem).with("limit", MAX_DIMENSION));
+        return Err(ApiError::field("vector_space.dimension", problem).over("dimension", MAX_DIMENSION));
     }
     if let Some(encoder) = encoder.filter(|e| e.id == space.id && e.dimension != space.dimension) {
         let problem = format!("is {}; the encoder's space of this id has {}", space.dimension, encoder.dimension);
@@ -242,6 +263,7 @@ pub(crate) fn encodable(field: &str, collection: &Collection, encoder: Option<&V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::SizeArgs;
     use bytes::Bytes;
     use omma_proto::v1::Embedding;
 
@@ -251,13 +273,17 @@ mod tests {
         Collection { entry, deleting: false }
     }
 
+    fn limits() -> Limits {
+        Limits { picture_bytes: 10, ..Limits::default() }
+    }
+
     fn with_embedding(id: &str, values: &[f32]) -> NewImage {
         let content = Some(Content::Embedding(Embedding { values: values.to_vec() }));
         NewImage { id: id.into(), content, ..Default::default() }
     }
 
     fn check(image: &mut NewImage) -> Result<(), ApiError> {
-        super::image("image", image, &collection(2), 10)
+        super::image("image", image, &collection(2), &limits())
     }
 
     #[test]
@@ -300,15 +326,15 @@ mod tests {
     fn all_problems_of_a_put_are_told_with_their_places() {
         let good = || with_embedding("a", &[1.0, 0.0]);
         let mut batch = vec![good(), with_embedding("", &[1.0, 0.0]), good(), with_embedding("d", &[0.0, 0.0])];
-        let error = images(&mut batch, &collection(2), 10).unwrap_err();
+        let error = images(&mut batch, &collection(2), &limits()).unwrap_err();
         let fields: Vec<_> = error.fields.iter().map(|f| f.0.as_str()).collect();
         assert_eq!(fields, ["images[1].id", "images[2].id", "images[3].embedding"]);
         assert!(error.fields[1].1.contains("images[0].id"));
         let mut many: Vec<_> = (0..200).map(|_| with_embedding("", &[])).collect();
-        assert_eq!(images(&mut many, &collection(2), 10).unwrap_err().fields.len(), MAX_PROBLEMS);
-        assert!(image_count(&[]).is_err());
-        assert!(image_count(&vec![good(); 257]).is_err());
-        assert!(image_count(&vec![good(); 256]).is_ok());
+        assert_eq!(images(&mut many, &collection(2), &limits()).unwrap_err().fields.len(), MAX_PROBLEMS);
+        assert!(image_count(&[], &limits()).is_err());
+        assert!(image_count(&vec![good(); 257], &limits()).is_err());
+        assert!(image_count(&vec![good(); 256], &limits()).is_ok());
     }
 
     #[test]
@@ -326,7 +352,7 @@ mod tests {
         assert!(with("x", time(0, -1)).is_err());
         assert!(with("x", time(i64::MAX, 0)).is_err());
         assert!(with("", Some(Kind::BoolValue(true))).is_err());
-        assert!(with("x", Some(Kind::StringValue("y".repeat(MAX_ATTRIBUTE_BYTES)))).is_err());
+        assert!(with("x", Some(Kind::StringValue("y".repeat(64 << 10)))).is_err());
         let mut many = with_embedding("a", &[1.0, 0.0]);
         many.attributes =
             (0..65).map(|i| (i.to_string(), AttributeValue { kind: Some(Kind::BoolValue(true)) })).collect();
@@ -334,9 +360,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_over_a_lowered_limit_is_told_its_name_and_value() {
+        let mut limits = limits();
+        limits.sizes = SizeArgs { max_k: 5, max_queries: 2, max_put_images: 1, max_ids: 1, ..SizeArgs::default() };
+        limits.sizes = SizeArgs { max_id_bytes: 3, max_attributes: 1, max_attribute_bytes: 20, ..limits.sizes };
+        let attributes = |names: &[&str]| {
+            let value = AttributeValue { kind: Some(Kind::BoolValue(true)) };
+            let attributes: BTreeMap<_, _> = names.iter().map(|name| ((*name).to_owned(), value.clone())).collect();
+            super::attributes("attributes", &attributes, &limits)
+        };
+        let (good, ids) = (with_embedding("a", &[1.0, 0.0]), ["a".to_owned(), "b".to_owned()]);
+        for (outcome, name, value) in [
+            (k("k", 6, &limits).map(drop), "max-k", "5"),
+            (query_count(3, &limits), "max-queries", "2"),
+            (image_count(&[good.clone(), good.clone()], &limits), "max-put-images", "1"),
+            (image_ids(&ids, &limits), "max-ids", "1"),
+            (new_id("id", "abcd", &limits), "max-id-bytes", "3"),
+            (attributes(&["a", "b"]), "max-attributes", "1"),
+            (attributes(&["a name of some length"]), "max-attribute-bytes", "20"),
+            (picture("picture", &[0; 11], &limits), "max-picture-bytes", "10"),
+        ] {
+            let told = outcome.unwrap_err().metadata;
+            assert_eq!(told[..2], [("limit_name", name.to_owned()), ("limit", value.to_owned())]);
+        }
+        assert_eq!(k("k", 0, &limits).unwrap(), 5);
+        assert!(image_id("id", "abcd").is_ok(), "one that is stored already");
+        assert!(image_count(&[good], &limits).is_ok() && attributes(&["a"]).is_ok());
+    }
+
+    #[test]
     fn k_and_scores_have_ranges() {
-        assert_eq!((k("k", 0).unwrap(), k("k", 1).unwrap(), k("k", 1000).unwrap()), (10, 1, 1000));
-        assert_eq!(k("query.k", 1001).unwrap_err().fields[0].0, "query.k");
+        let of = |wanted| k("query.k", wanted, &limits());
+        assert_eq!((of(0).unwrap(), of(1).unwrap(), of(1000).unwrap()), (10, 1, 1000));
+        assert_eq!(of(1001).unwrap_err().fields[0].0, "query.k");
         assert!(min_score("s", None).is_ok() && min_score("s", Some(-1.0)).is_ok());
         for bad in [1.01, -1.5, f32::NAN, f32::INFINITY] {
             assert!(min_score("s", Some(bad)).is_err(), "{bad}");

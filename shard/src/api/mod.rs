@@ -9,6 +9,7 @@ mod metadata;
 mod placement;
 mod put;
 pub(crate) mod raft;
+mod reads;
 mod shard;
 mod slots;
 

@@ -111,7 +111,8 @@ proptest! {
                         index.remove(key);
                         records.remove(&key);
                     }
-                    index.remove(next + 1);
+                    // Greater than any that was drawn.
+                    index.remove(next + 2);
                 }
                 _ => {
                     let bytes = export(&RwLock::new(std::mem::take(&mut index)), u64::MAX);

@@ -2,8 +2,11 @@
 //!
 //! A picture that waits holds a slot (how many may be in the encoder at once) and, until it is decoded, a share of the
 //! bytes that may wait. Both are taken without waiting: when there is none, the last of the longest line has to go, or
-//! the caller is told at once. Decoding stays a little ahead of inference and no more, so that pictures wait in the fair
-//! lines and not behind them.
+//! the caller is told at once. Decoding stays a little ahead of inference and no more, so that what waits can still be
+//! refused.
+//!
+//! There is one decoding thread more than one client may keep busy: whoever sends a single picture finds it free,
+//! whatever another client floods the encoder with.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +24,8 @@ use super::budget::Budget;
 use super::decode::{PictureLimits, decode};
 use super::error::{EncoderError, PictureError};
 use super::lines::{Line, Lines};
+use super::pace::Pace;
 use super::preprocess::Preprocessing;
-use super::queue::Queue;
 use super::watch::{Desk, End, Overdue, Watch};
 use crate::metrics::{
     BATCH_PICTURES, DECODE_SECONDS, ENCODER_QUEUE_SECONDS, INFERENCE_SECONDS, PICTURES, PICTURES_OK, REFUSED,
@@ -30,6 +33,9 @@ use crate::metrics::{
 
 /// Unit of the semaphore that counts bytes: its permits are 32 bits.
 const BYTES_PER_PERMIT: usize = 1024;
+/// In a line that has not been empty for a while, waiting is not a burst that passes but what everybody gets: there, an
+/// urgent picture may wait for this part of what it else may.
+const STANDING: u32 = 5;
 
 /// What runs a batch. The real one is a session; tests have others.
 pub(super) trait Infer: Send {
@@ -65,13 +71,15 @@ pub(super) struct PipelineConfig {
     pub preprocessing: Preprocessing,
     /// Of the vectors that come out.
     pub dimension: usize,
+    /// Pictures of one client that are decoded at once.
     pub decode_threads: usize,
     pub max_batch: usize,
     /// How long a worker with less than a full batch waits for more.
     pub gather: Duration,
     /// Pictures that may be inside at once.
     pub queue: usize,
-    /// An urgent picture that would wait longer is refused at once.
+    /// An urgent picture that would wait longer is refused at once; a fifth of it counts once its line has stood for so
+    /// long.
     pub urgent_wait: Duration,
     /// Memory that decoding may use in all, in bytes.
     pub decode_memory: u64,
@@ -93,7 +101,7 @@ pub(super) struct Pipeline {
 struct Shared {
     config: PipelineConfig,
     to_decode: Lines<Undecoded>,
-    to_infer: Queue<Decoded>,
+    to_infer: Lines<Decoded>,
     budget: Budget,
     watch: Watch<Ticket>,
     /// Decoded pictures that may wait for inference.
@@ -103,36 +111,9 @@ struct Shared {
     batches: AtomicU64,
 }
 
-/// How long a picture keeps each pool busy, lately: the slower pool decides how fast lines move.
-struct Pace {
-    decoders: usize,
-    workers: usize,
-    decode_nanos: AtomicU64,
-    infer_nanos: AtomicU64,
-}
-
-impl Pace {
-    fn new(decoders: usize, workers: usize) -> Self {
-        Self { decoders, workers, decode_nanos: AtomicU64::new(0), infer_nanos: AtomicU64::new(0) }
-    }
-
-    /// A moving average; that two threads may overwrite each other's share does not matter.
-    fn note(average: &AtomicU64, took: Duration) {
-        let (old, new) = (average.load(Ordering::Relaxed), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-        let mixed = if old == 0 { new } else { old - old / 8 + new / 8 };
-        average.store(mixed, Ordering::Relaxed);
-    }
-
-    /// How long a picture waits that has `ahead` others before it.
-    fn wait(&self, ahead: usize) -> Duration {
-        let per = |nanos: &AtomicU64, threads: usize| nanos.load(Ordering::Relaxed) / threads.max(1) as u64;
-        let one = per(&self.decode_nanos, self.decoders).max(per(&self.infer_nanos, self.workers));
-        Duration::from_nanos(one.saturating_mul(ahead as u64))
-    }
-}
-
 /// The caller's side of a picture.
 struct Ticket {
+    line: Line,
     answer: oneshot::Sender<Result<Encoded, EncoderError>>,
     deadline: Deadline,
     trace: TracePoint,
@@ -180,8 +161,8 @@ impl Pipeline {
         let slots = config.queue.clamp(1, Semaphore::MAX_PERMITS);
         let decode_threads = config.decode_threads.max(1);
         let shared = Arc::new(Shared {
-            to_decode: Lines::new(),
-            to_infer: Queue::new(),
+            to_decode: Lines::new(decode_threads),
+            to_infer: Lines::new(usize::MAX),
             budget: Budget::new(config.decode_memory),
             watch: Watch::new(config.decode_patience),
             ahead: workers.len().max(1) * config.max_batch.max(1),
@@ -197,7 +178,7 @@ impl Pipeline {
             slots: Arc::new(Semaphore::new(slots)),
             waiting_bytes: Arc::new(Semaphore::new(waiting.min(Semaphore::MAX_PERMITS))),
         };
-        for number in 0..decode_threads {
+        for number in 0..=decode_threads {
             let shared = Arc::clone(&shared);
             thread(format!("omma-decode-{number}"), move || shared.decode_loop())?;
         }
@@ -245,15 +226,16 @@ impl Pipeline {
         if deadline.passed() {
             return Err(EncoderError::DeadlineExceeded);
         }
-        if line.urgent && self.shared.pace.wait(self.shared.to_decode.ahead(line)) > self.shared.config.urgent_wait {
+        if line.urgent && self.waits_too_long(line) {
             return Err(EncoderError::Overloaded);
         }
         let slot = self.share(&self.slots, 1, line)?;
         let permits = u32::try_from(picture.len().div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
         let bytes = self.share(&self.waiting_bytes, permits, line)?;
         let (answer, answered) = oneshot::channel();
-        let ticket = Ticket { answer, deadline, trace: TracePoint::here(), _slot: slot };
-        self.shared.to_decode.push(line, Undecoded { picture, ticket, since: Instant::now(), _bytes: bytes });
+        let ticket = Ticket { line, answer, deadline, trace: TracePoint::here(), _slot: slot };
+        let undecoded = Undecoded { picture, ticket, since: Instant::now(), _bytes: bytes };
+        self.shared.to_decode.push(line, undecoded, usize::MAX);
         match tokio::time::timeout_at(deadline.instant(), answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(EncoderError::Stopped),
@@ -263,6 +245,13 @@ impl Pipeline {
 }
 
 impl Pipeline {
+    /// Whether an urgent picture of `line` had better be refused.
+    fn waits_too_long(&self, line: Line) -> bool {
+        let (outlook, most) = (self.shared.to_decode.outlook(line), self.shared.config.urgent_wait);
+        let most = if outlook.standing > most { most / STANDING } else { most };
+        self.shared.pace.wait(outlook.ahead) > most
+    }
+
     /// Permits for a picture of `line`; those of longer lines are taken back for it.
     fn share(&self, of: &Arc<Semaphore>, permits: u32, line: Line) -> Result<OwnedSemaphorePermit, EncoderError> {
         loop {
@@ -287,8 +276,11 @@ impl Drop for Pipeline {
 impl Shared {
     fn decode_loop(&self) {
         let (desk, mut resizer) = (self.watch.desk(), Resizer::new());
-        while let Some(Undecoded { picture, ticket, since, _bytes }) = self.to_decode.pop() {
-            let Some(ticket) = ticket.wanted() else { continue };
+        while let Some((line, Undecoded { picture, ticket, since, _bytes })) = self.next_undecoded() {
+            let Some(ticket) = ticket.wanted() else {
+                self.to_decode.done(line);
+                continue;
+            };
             let start = Instant::now();
             let queue = start - since;
             ticket.trace.interval("decode queue", since, start, &[]);
@@ -297,21 +289,28 @@ impl Shared {
             let prepared = self.prepare(&picture, &mut resizer, deadline, &desk);
             let end = Instant::now();
             let ticket = match desk.end() {
-                End::Done(ticket) => ticket,
+                End::Done(ticket) => {
+                    self.to_decode.done(line);
+                    ticket
+                }
                 End::TooLate { replaced: true } => return,
                 End::TooLate { replaced: false } => continue,
             };
             let decode = end - start;
             ticket.trace.interval("decode", start, end, &[]);
-            Pace::note(&self.pace.decode_nanos, decode);
+            self.pace.decoded(decode);
             match prepared {
                 Ok(numbers) => {
                     DECODE_SECONDS.took(decode);
-                    self.to_infer.push(Decoded { numbers, ticket, since: end, decode, queue }, self.ahead);
+                    self.to_infer.push(line, Decoded { numbers, ticket, since: end, decode, queue }, self.ahead);
                 }
                 Err(error) => ticket.answer(Err(error.into())),
             }
         }
+    }
+
+    fn next_undecoded(&self) -> Option<(Line, Undecoded)> {
+        self.to_decode.pop(1, Duration::ZERO)?.pop()
     }
 
     /// Answers pictures whose decoding takes too long, and starts threads in the place of those that are lost to them.
@@ -320,6 +319,8 @@ impl Shared {
             for Overdue { ticket, replace } in self.watch.look() {
                 let limit = self.watch.patience();
                 tracing::warn!(?limit, replace, "gave up a picture that takes too long to decode");
+                // Its client must not wait for a thread that may never come back.
+                self.to_decode.done(ticket.line);
                 ticket.answer(Err(PictureError::TooSlow { limit }.into()));
                 let shared = Arc::clone(self);
                 if replace && let Err(error) = thread("omma-decode-new".to_owned(), move || shared.decode_loop()) {
@@ -352,11 +353,13 @@ impl Shared {
 
     fn infer_loop(&self, mut worker: Box<dyn Infer>) {
         while let Some(batch) = self.to_infer.pop(self.config.max_batch.max(1), self.config.gather) {
+            let (lines, batch): (Vec<Line>, Vec<Decoded>) = batch.into_iter().unzip();
             let wanted: Vec<Decoded> =
                 batch.into_iter().filter_map(|job| Some(Decoded { ticket: job.ticket.wanted()?, ..job })).collect();
             if !wanted.is_empty() {
                 self.infer(worker.as_mut(), wanted);
             }
+            lines.into_iter().for_each(|line| self.to_infer.done(line));
         }
     }
 
@@ -374,7 +377,7 @@ impl Shared {
             });
         let end = Instant::now();
         let inference = end - start;
-        Pace::note(&self.pace.infer_nanos, inference / u32::try_from(batch.len()).unwrap_or(1).max(1));
+        self.pace.inferred(inference / u32::try_from(batch.len()).unwrap_or(1).max(1));
         let vectors = match result {
             Ok(vectors) => vectors,
             Err(problem) => {

@@ -12,6 +12,7 @@ use image::error::{ImageError, LimitErrorKind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, Limits, RgbImage};
 
+use super::chunks;
 use super::error::PictureError;
 use super::sniff::{Format, sniff};
 
@@ -87,10 +88,17 @@ fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits, room: Room<
             pixels(format, jpeg::JpegDecoder::new(reader).map_err(error)?, kept, limits, room)
         }
         Format::Png => {
-            // Only metadata and rows count against this limit: a bomb in a text or profile chunk is not inflated.
+            // Nor is what stands behind the pixels inflated: only rows and small chunks count against this limit.
+            let bare = chunks::bare(picture);
             let mut small = Limits::no_limits();
             small.max_alloc = Some(WORKING_MEMORY);
-            pixels(format, png::PngDecoder::with_limits(reader, small).map_err(error)?, 0, limits, room)
+            pixels(
+                format,
+                png::PngDecoder::with_limits(Cursor::new(bare.as_ref()), small).map_err(error)?,
+                0,
+                limits,
+                room,
+            )
         }
         Format::Gif => pixels(format, gif::GifDecoder::new(reader).map_err(error)?, 0, limits, room),
         // Planes, or the pixels with alpha, before they are what was asked for.

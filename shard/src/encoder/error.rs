@@ -140,9 +140,9 @@ impl From<EncoderError> for ApiError {
         };
         let api = ApiError::new(reason, error.to_string());
         match error {
-            EncoderError::Picture(PictureError::TooManyBytes { limit, .. }) => api.with("limit_bytes", limit),
-            EncoderError::Picture(PictureError::TooManyPixels { limit, .. }) => api.with("limit_pixels", limit),
-            EncoderError::Picture(PictureError::TooSlow { limit }) => api.with("limit_seconds", limit.as_secs()),
+            EncoderError::Picture(PictureError::TooManyBytes { limit, .. }) => api.over("max-picture-bytes", limit),
+            EncoderError::Picture(PictureError::TooManyPixels { limit, .. }) => api.over("max-picture-pixels", limit),
+            EncoderError::Picture(PictureError::TooSlow { limit }) => api.over("max-decode-seconds", limit.as_secs()),
             _ => api,
         }
     }
@@ -158,7 +158,8 @@ mod tests {
         assert_eq!(reason(PictureError::Empty.into()), Reason::InvalidPicture);
         assert_eq!(reason(PictureError::Unsupported { what: "AVIF".into() }.into()), Reason::UnsupportedPicture);
         let large = ApiError::from(EncoderError::from(PictureError::TooManyPixels { width: 9, height: 9, limit: 80 }));
-        assert_eq!((large.reason, large.metadata), (Reason::PictureTooLarge, vec![("limit_pixels", "80".to_owned())]));
+        assert_eq!(large.reason, Reason::PictureTooLarge);
+        assert_eq!(large.metadata, [("limit_name", "max-picture-pixels".to_owned()), ("limit", "80".to_owned())]);
         assert_eq!(reason(EncoderError::Overloaded), Reason::Overloaded);
         assert_eq!(reason(EncoderError::Inference("x".into())), Reason::Internal);
     }

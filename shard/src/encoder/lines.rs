@@ -1,9 +1,11 @@
-//! A queue between threads that is fair: each client waits in a line of its own, and the lines are served in turn.
+//! A queue between threads that is fair: each client waits in a line of its own, and whoever has the least at work is
+//! served next.
 //!
-//! So whoever sends a thousand pictures waits for its own thousand; who sends one waits for one of each other line.
-//! It has no bound of its own: each entry carries a permit of the encoder's semaphore, which is the bound.
+//! So whoever sends a thousand pictures waits for its own thousand; who sends one waits for a thread. One client's
+//! entries never keep more threads busy than may be one client's.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -24,75 +26,163 @@ impl Line {
 pub(super) struct Lines<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
+    /// Told when entries were taken.
+    taken: Condvar,
+    /// Entries of one client that may be at work at once.
+    most_of_one: usize,
 }
 
 struct State<T> {
     /// None is empty.
-    lines: HashMap<Line, VecDeque<T>>,
-    /// Each of the lines once; the first is served next.
+    lines: HashMap<Line, Waiting<T>>,
+    /// Each of the lines once; of those whose clients have as much at work, the first is served next.
     turns: VecDeque<Line>,
+    /// Entries of each client that were taken and are not done. None is zero.
+    at_work: HashMap<u64, usize>,
     closed: bool,
 }
 
-impl<T> Lines<T> {
-    pub(super) fn new() -> Self {
-        let state = State { lines: HashMap::new(), turns: VecDeque::new(), closed: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+struct Waiting<T> {
+    entries: VecDeque<T>,
+    /// Since when there was always one.
+    since: Instant,
+}
+
+/// What a new entry of a line would meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outlook {
+    /// Entries that would be served before it, at most.
+    pub ahead: usize,
+    /// How long its line has not been empty.
+    pub standing: Duration,
+}
+
+impl<T> State<T> {
+    /// Takes the entry whose turn it is, if one may be taken.
+    fn take(&mut self, most_of_one: usize) -> Option<(Line, T)> {
+        let free = self.turns.iter().enumerate().map(|(at, line)| (self.busy(line), at));
+        let (_, at) = free.filter(|(busy, _)| *busy < most_of_one).min()?;
+        let line = self.turns.remove(at)?;
+        let waiting = self.lines.get_mut(&line)?;
+        let entry = waiting.entries.pop_front()?;
+        match waiting.entries.is_empty() {
+            true => drop(self.lines.remove(&line)),
+            false => self.turns.push_back(line),
+        }
+        *self.at_work.entry(line.client).or_default() += 1;
+        Some((line, entry))
     }
 
-    /// Adds `entry` at the end of `line`; drops it if the queue is closed.
-    pub(super) fn push(&self, line: Line, entry: T) {
+    /// Entries of a line's client that are at work.
+    fn busy(&self, line: &Line) -> usize {
+        self.at_work.get(&line.client).copied().unwrap_or(0)
+    }
+
+    fn waiting(&self, line: Line) -> usize {
+        self.lines.get(&line).map_or(0, |waiting| waiting.entries.len())
+    }
+
+    fn all_waiting(&self) -> usize {
+        self.lines.values().map(|waiting| waiting.entries.len()).sum()
+    }
+}
+
+impl<T> Lines<T> {
+    /// Of one client at most `most_of_one` entries are at work at once.
+    pub(super) fn new(most_of_one: usize) -> Self {
+        let state = State { lines: HashMap::new(), turns: VecDeque::new(), at_work: HashMap::new(), closed: false };
+        Self { state: Mutex::new(state), changed: Condvar::new(), taken: Condvar::new(), most_of_one }
+    }
+
+    /// Adds `entry` at the end of `line`, once fewer than `most` wait or none of that line does; drops it if the queue
+    /// is closed.
+    pub(super) fn push(&self, line: Line, entry: T, most: usize) {
         let mut state = self.state.lock();
+        self.taken.wait_while(&mut state, |s| s.all_waiting() >= most && s.waiting(line) > 0 && !s.closed);
         if state.closed {
             return;
         }
         let State { lines, turns, .. } = &mut *state;
-        let entries = lines.entry(line).or_default();
-        if entries.is_empty() {
+        let waiting = lines.entry(line).or_insert_with(|| {
             turns.push_back(line);
-        }
-        entries.push_back(entry);
+            Waiting { entries: VecDeque::new(), since: Instant::now() }
+        });
+        waiting.entries.push_back(entry);
         self.changed.notify_one();
     }
 
-    /// Waits for an entry. `None` once the queue is closed.
-    pub(super) fn pop(&self) -> Option<T> {
+    /// Waits for an entry that may be taken, then takes up to `most` of them. If fewer are there, gives more of them
+    /// `gather` to come. Each is at work until it is [`Lines::done`]. `None` once the queue is closed.
+    pub(super) fn pop(&self, most: usize, gather: Duration) -> Option<Vec<(Line, T)>> {
         let mut state = self.state.lock();
-        self.changed.wait_while(&mut state, |s| s.turns.is_empty() && !s.closed);
-        let line = state.turns.pop_front()?;
-        let entries = state.lines.get_mut(&line)?;
-        let entry = entries.pop_front();
-        match entries.is_empty() {
-            true => drop(state.lines.remove(&line)),
-            false => state.turns.push_back(line),
+        let first = loop {
+            if state.closed {
+                return None;
+            }
+            match state.take(self.most_of_one) {
+                Some(first) => break first,
+                None => self.changed.wait(&mut state),
+            }
+        };
+        let (mut batch, end) = (vec![first], Instant::now() + gather);
+        while batch.len() < most && !state.closed {
+            match state.take(self.most_of_one) {
+                Some(next) => batch.push(next),
+                None if gather.is_zero() || self.changed.wait_until(&mut state, end).timed_out() => break,
+                None => {}
+            }
         }
-        entry
+        self.taken.notify_all();
+        // While this one gathered it may have swallowed the wake-up that was meant for another.
+        if !state.turns.is_empty() {
+            self.changed.notify_one();
+        }
+        Some(batch)
     }
 
-    /// How many entries would be served before a new one in `line`.
-    pub(super) fn ahead(&self, line: Line) -> usize {
+    /// An entry of `line` that was taken is at work no more.
+    pub(super) fn done(&self, line: Line) {
+        let mut state = self.state.lock();
+        if let Some(busy) = state.at_work.get_mut(&line.client) {
+            *busy -= 1;
+            if *busy == 0 {
+                state.at_work.remove(&line.client);
+            }
+        }
+        // It may have been what kept another entry of its client.
+        self.changed.notify_one();
+    }
+
+    /// What a new entry of `line` would meet.
+    pub(super) fn outlook(&self, line: Line) -> Outlook {
         let state = self.state.lock();
-        let own = state.lines.get(&line).map_or(0, VecDeque::len);
-        state.lines.iter().map(|(other, entries)| entries.len().min(if *other == line { own } else { own + 1 })).sum()
+        let own = state.waiting(line);
+        let place = own + state.busy(&line) + 1;
+        let of = |(other, waiting): (&Line, &Waiting<T>)| match *other == line {
+            true => own,
+            false => waiting.entries.len().min(place.saturating_sub(state.busy(other))),
+        };
+        let standing = state.lines.get(&line).map_or(Duration::ZERO, |waiting| waiting.since.elapsed());
+        Outlook { ahead: state.lines.iter().map(of).sum(), standing }
     }
 
     /// How many entries are in `line`.
     pub(super) fn waiting(&self, line: Line) -> usize {
-        self.state.lock().lines.get(&line).map_or(0, VecDeque::len)
+        self.state.lock().waiting(line)
     }
 
     /// Takes the last entry of the longest line, if that is longer than `line`: what has to go so that `line` gets its
     /// share.
     pub(super) fn shed(&self, line: Line) -> Option<T> {
         let mut state = self.state.lock();
-        let own = state.lines.get(&line).map_or(0, VecDeque::len);
+        let own = state.waiting(line);
         let (longest, length) =
-            state.lines.iter().map(|(other, entries)| (*other, entries.len())).max_by_key(|l| l.1)?;
+            state.lines.iter().map(|(other, waiting)| (*other, waiting.entries.len())).max_by_key(|l| l.1)?;
         // At least two, so that it does not become empty.
         if length <= own + 1 {
             return None;
         }
-        state.lines.get_mut(&longest)?.pop_back()
+        state.lines.get_mut(&longest)?.entries.pop_back()
     }
 
     /// Drops what waits and lets every `pop` return `None`.
@@ -104,64 +194,11 @@ impl<T> Lines<T> {
             std::mem::take(&mut state.lines)
         };
         self.changed.notify_all();
+        self.taken.notify_all();
         drop(dropped);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    fn line(client: u64) -> Line {
-        Line { client, urgent: true }
-    }
-
-    #[test]
-    fn lines_are_served_in_turn() {
-        let lines = Lines::new();
-        (0..4).for_each(|n| lines.push(line(1), (1, n)));
-        assert_eq!((lines.ahead(line(1)), lines.ahead(line(2))), (4, 1));
-        assert_eq!((lines.waiting(line(1)), lines.waiting(line(2))), (4, 0));
-        lines.push(line(2), (2, 0));
-        lines.push(line(3), (3, 0));
-        assert_eq!((lines.ahead(line(1)), lines.ahead(line(2)), lines.ahead(line(4))), (6, 4, 3));
-        let order: Vec<_> = (0..6).map(|_| lines.pop().unwrap()).collect();
-        assert_eq!(order, [(1, 0), (2, 0), (3, 0), (1, 1), (1, 2), (1, 3)]);
-    }
-
-    #[test]
-    fn a_clients_queries_do_not_wait_for_its_writes() {
-        let lines = Lines::new();
-        let writes = Line { client: 1, urgent: false };
-        (0..3).for_each(|n| lines.push(writes, n));
-        lines.push(line(1), 9);
-        let order: Vec<_> = (0..4).map(|_| lines.pop().unwrap()).collect();
-        assert_eq!(order, [0, 9, 1, 2]);
-    }
-
-    #[test]
-    fn the_longest_line_gives_way() {
-        let lines = Lines::new();
-        (0..3).for_each(|n| lines.push(line(1), n));
-        assert_eq!(lines.shed(line(1)), None, "not for itself");
-        assert_eq!(lines.shed(line(2)), Some(2));
-        lines.push(line(2), 9);
-        assert_eq!(lines.shed(line(2)), None, "both would have one more than the other");
-        assert_eq!(lines.shed(line(3)), Some(1));
-        assert_eq!(lines.shed(line(3)), None);
-        assert_eq!([lines.pop(), lines.pop()], [Some(0), Some(9)]);
-    }
-
-    #[test]
-    fn a_closed_queue_lets_everybody_go() {
-        let lines = Arc::new(Lines::<u32>::new());
-        let other = lines.clone();
-        let waiting = std::thread::spawn(move || other.pop());
-        lines.close();
-        assert_eq!(waiting.join().unwrap(), None);
-        lines.push(line(1), 1);
-        assert_eq!((lines.pop(), lines.ahead(line(1))), (None, 0));
-    }
-}
+#[path = "lines_tests.rs"]
+mod tests;

@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 mod batch;
 mod budget;
+mod chunks;
 mod decode;
 mod device;
 mod error;
@@ -23,15 +24,16 @@ mod error;
 pub(crate) mod fuzzing;
 mod lines;
 mod model;
+mod pace;
 mod preprocess;
 mod preprocessor_config;
-mod queue;
 mod readout;
 mod runtime;
 mod session;
 mod sniff;
 mod watch;
 
+pub(crate) use budget::for_one_picture;
 pub(crate) use decode::MOST_DECODE_BYTES_PER_PIXEL;
 
 pub use batch::{Encoded, EncoderCounters};
@@ -64,7 +66,7 @@ pub struct EncoderConfig {
     pub max_picture_bytes: usize,
     /// Largest picture, in pixels.
     pub max_picture_pixels: u64,
-    /// Threads that decode. 0: as many as there are cores.
+    /// Pictures of one client that are decoded at once; there is one thread more. 0: as many as there are cores.
     pub decode_threads: usize,
     /// Sessions that run at once, each on a thread of its own. 0: one per core on a CPU, one on a GPU.
     pub workers: usize,
@@ -72,7 +74,8 @@ pub struct EncoderConfig {
     pub max_batch: usize,
     /// Pictures that may be waiting or worked on at once; more are refused.
     pub queue: usize,
-    /// A query's picture that would wait longer than this is refused at once.
+    /// A query's picture that would wait longer than this is refused at once; where pictures have waited without a
+    /// pause for so long, one that would wait a fifth of it.
     pub urgent_wait: Duration,
     /// Memory that decoding may use in all, in bytes.
     pub decode_memory: u64,

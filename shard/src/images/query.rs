@@ -218,30 +218,30 @@ fn rank(
     let among = selection.as_ref().map(|selection| selection as &dyn Among);
     // Not applied yet: as if it were not there. Otherwise it was replaced or deleted just now.
     let gone = |key| keys::index_of(key) <= contents.applied();
-    let mut scored = Vec::new();
     for candidate in collection.index.search_among(sought.query, candidates, among)? {
         found += 1;
-        match embedding(&contents.table, collection.uid, candidate.key)? {
-            Some(values) => scored.push((dot(sought.query, &values), candidate.key)),
-            None => raced |= gone(candidate.key),
-        }
-    }
-    scored.sort_unstable_by(|(a, _), (b, _)| b.total_cmp(a));
-    for (score, key) in scored {
         // Only what can be among the best is worth reading; equals of the worst of them can, by their ids.
-        if top.floor().is_some_and(|worst| score < worst) {
-            break;
+        if top.floor().is_some_and(|worst| candidate.score + candidate.error < worst) {
+            continue;
         }
-        match record(&contents.table, collection.uid, key)? {
+        let Some(values) = embedding(&contents.table, collection.uid, candidate.key)? else {
+            raced |= gone(candidate.key);
+            continue;
+        };
+        let score = dot(sought.query, &values);
+        if top.floor().is_some_and(|worst| score < worst) {
+            continue;
+        }
+        match record(&contents.table, collection.uid, candidate.key)? {
             Some(stored) if sought.only.is_some_and(|only| !only.contains(slot_of(&stored.id))) => others += 1,
             Some(stored) if sought.filter.is_some_and(|filter| !matches(filter, &stored.attributes)) => {
-                tracing::error!(collection_uid = collection.uid, key, "the attribute index is wrong");
+                tracing::error!(collection_uid = collection.uid, key = candidate.key, "the attribute index is wrong");
             }
             Some(stored) => {
                 let attributes = if sought.attributes { stored.attributes } else { BTreeMap::new() };
                 top.push(ImageHit { id: stored.id, score, attributes });
             }
-            None => raced |= gone(key),
+            None => raced |= gone(candidate.key),
         }
     }
     raced |= selection.is_some_and(|selection| collection.attributes.read().has_lost_of(&selection));

@@ -51,7 +51,7 @@ impl ImageState {
             }
             let (key, embedding) = entry?;
             if keys::index_of(key) <= answered.applied && embedding.len() == answered.query.len() {
-                top.push(Candidate { key, score: dot(&answered.query, &embedding), approximate: false });
+                top.push(Candidate { key, score: dot(&answered.query, &embedding), error: 0.0 });
             }
         }
         let mut scores = Vec::with_capacity(answered.hits.len());

@@ -55,7 +55,7 @@ impl Beside {
         for row in 0..inner.rows.len() {
             let score = super::dot(query, inner.rows.row(row));
             let keys = inner.keys[row].iter().filter(|key| allow.is_none_or(|allow| allow(**key)));
-            best.extend(keys.map(|&key| Candidate { key, score, approximate: false }));
+            best.extend(keys.map(|&key| Candidate { key, score, error: 0.0 }));
         }
         best.into_sorted()
     }

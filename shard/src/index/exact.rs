@@ -47,7 +47,7 @@ impl Flat {
     pub(super) fn scan(&self, query: &[f32], best: &mut TopK<Candidate>, allow: impl Fn(usize, u64) -> bool) {
         for (row, (&key, embedding)) in self.keys.iter().zip(self.rows.chunks_exact(self.dimension)).enumerate() {
             if allow(row, key) {
-                best.push(Candidate { key, score: dot(query, embedding), approximate: false });
+                best.push(Candidate { key, score: dot(query, embedding), error: 0.0 });
             }
         }
     }

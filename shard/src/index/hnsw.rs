@@ -141,7 +141,7 @@ impl Hnsw {
                     best.push(Candidate {
                         key,
                         score: super::dot(query, row),
-                        approximate: self.config.storage != Storage::F32,
+                        error: self.config.storage.error(self.config.dimension),
                     });
                 }
             }
@@ -169,11 +169,11 @@ impl Hnsw {
     }
 
     fn candidates(&self, found: Matches) -> Vec<Candidate> {
-        let approximate = self.config.storage != Storage::F32;
+        let error = self.config.storage.error(self.config.dimension);
         let score = |distance: f32| self.eights.map_or(1.0 - distance, |eights| eights.score(1.0 - distance));
         let scored = found.keys.into_iter().zip(found.distances);
         let mut hits: Vec<Candidate> =
-            scored.map(|(key, distance)| Candidate { key, score: score(distance), approximate }).collect();
+            scored.map(|(key, distance)| Candidate { key, score: score(distance), error }).collect();
         hits.sort_by(|a, b| omma_common::topk::rank(a.score, &a.key, b.score, &b.key));
         hits
     }

@@ -175,7 +175,7 @@ impl LiveIndex {
         let mut seen: HashSet<u64> = hits.iter().map(|hit| hit.key).collect();
         // Exact scores before approximate ones of the same key.
         let mut from_graph = generation.search(query, wanted, among)?;
-        from_graph.sort_by_key(|hit| hit.approximate);
+        from_graph.sort_by(|a, b| a.error.total_cmp(&b.error));
         hits.extend(from_graph.into_iter().filter(|hit| seen.insert(hit.key)));
         // Once more, for what was removed while this searched.
         hits.retain(|hit| !generation.tombstones.contains(hit.key));

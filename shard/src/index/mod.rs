@@ -61,6 +61,18 @@ impl Storage {
             Self::I8 => k.clamp(16, 128),
         }
     }
+
+    /// The most by which a score out of the graph differs from the exact one, for unit vectors of so many numbers: both
+    /// of a product's factors are rounded, and so is each step of the sum. No bound in eight bits, which are cut off.
+    fn error(self, dimension: usize) -> f32 {
+        let rounded = match self {
+            Self::F32 => 0.0,
+            Self::F16 => 2.0 / 2048.0,
+            Self::Bf16 => 2.0 / 256.0,
+            Self::I8 => return f32::INFINITY,
+        };
+        rounded + dimension as f32 * f32::EPSILON
+    }
 }
 
 /// What an index is built with. All but `expansion_search` and `threads` shape the graph and must not change under it.
@@ -147,8 +159,9 @@ pub struct Candidate {
     pub key: u64,
     /// Inner product with the query, −1 to 1 for unit vectors; higher is nearer.
     pub score: f32,
-    /// Whether `score` comes from the graph's reduced precision rather than from the exact embedding.
-    pub approximate: bool,
+    /// The exact score is at most so far from `score`: 0 where that comes from the exact embedding, more where it comes
+    /// out of the graph.
+    pub error: f32,
 }
 
 impl Ranked for Candidate {

@@ -64,7 +64,7 @@ fn holds_what_an_index_promises<I: VectorIndex>(index: &I, dimension: usize, tol
     let hits = index.search(&vectors[0], 20, Some(&odd)).unwrap();
     assert!(hits.len() == 20 && hits.iter().all(|hit| odd(hit.key)));
     assert!(index.search(&vectors[0], 20, Some(&none)).unwrap().is_empty());
-    assert_eq!(index.search(&vectors[0], 10_000, None).unwrap().len(), 600);
+    assert!(index.search(&vectors[0], 10_000, None).unwrap().len() >= 600 - most_lost);
     assert!(index.search(&vectors[0], 0, None).unwrap().is_empty());
 
     let mut bad = vectors[0].clone();
@@ -104,6 +104,25 @@ fn the_graph_finds_what_exact_search_finds() {
     assert!(recall >= 0.98, "recall {recall}");
 }
 
+#[test]
+fn scores_are_within_their_error() {
+    for (storage, dimension) in
+        [(Storage::F32, 24), (Storage::F32, 1024), (Storage::F16, 24), (Storage::F16, 1024), (Storage::Bf16, 300)]
+    {
+        let vectors = clustered(&mut SmallRng::seed_from_u64(13), 400, dimension, 5);
+        let (base, queries) = vectors.split_at(380);
+        let graph = Hnsw::new(IndexConfig { storage, ..IndexConfig::new(dimension) }).unwrap();
+        graph.add(&keyed(base)).unwrap();
+        for query in queries {
+            for hit in graph.search(query, 100, None).unwrap() {
+                let exact = dot(query, &base[hit.key as usize / 4096 - 2]);
+                assert!((hit.score - exact).abs() <= hit.error, "{storage:?}: {hit:?}, exactly {exact}");
+                assert!(hit.error < 0.01, "{storage:?}: too wide to spare anything");
+            }
+        }
+    }
+}
+
 /// Eight bits a number, and ranked again by the exact embeddings as a replica does.
 #[test]
 fn eight_bits_find_what_exact_search_finds() {
@@ -120,7 +139,8 @@ fn eight_bits_find_what_exact_search_finds() {
         let mut found = 0;
         for query in queries {
             let candidates = index.search(query, 10).unwrap();
-            assert!(candidates.iter().all(|hit| hit.approximate));
+            // What the graph lost is kept beside it, exactly.
+            assert!(candidates.iter().any(|hit| hit.error > 0.0));
             let wanted = exact.search(query, 10, None).unwrap();
             found += wanted.iter().filter(|want| candidates.iter().any(|hit| hit.key == want.key)).count();
         }
