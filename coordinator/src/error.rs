@@ -79,9 +79,8 @@ fn leader_in(status: &Status) -> Option<LeaderAddress> {
 
 /// Facts that nodes put into `ErrorInfo.metadata` and that clients may want.
 const FACTS: &[&str] = &[
+    "limit_name",
     "limit",
-    "limit_bytes",
-    "limit_pixels",
     "actual",
     "tail",
     "group_id",
@@ -168,12 +167,12 @@ mod tests {
 
     #[test]
     fn ommas_errors_are_kept() {
-        let sent = ApiError::field("images[0].id", "must not be empty").with("limit", 256).to_status();
+        let sent = ApiError::field("images[0].id", "must not be empty").over("max-id-bytes", 256).to_status();
         let got = judge(&sent, "n:1");
         assert_eq!(got.next, Next::Stop);
         assert_eq!(got.error.reason, Reason::InvalidArgument);
         assert_eq!(got.error.fields, [("images[0].id".to_owned(), "must not be empty".to_owned())]);
-        assert_eq!(got.error.metadata, [("limit", "256".to_owned())]);
+        assert_eq!(got.error.metadata, [("limit_name", "max-id-bytes".to_owned()), ("limit", "256".to_owned())]);
     }
 
     #[test]

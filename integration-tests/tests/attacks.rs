@@ -250,16 +250,16 @@ async fn endless_messages(cluster: &Cluster) -> Result<String> {
         open.push(tcp);
     }
     let begun = Instant::now();
-    let answers = futures::future::join_all(
-        open.into_iter()
-            .map(|tcp| async move { tokio::time::timeout(REQUEST * 2, answered(tcp)).await.unwrap_or(false) }),
-    );
-    let ended = answers.await.into_iter().filter(|answered| *answered).count();
-    ensure!(ended == 100, "{ended} of 100 were answered within {:?}", REQUEST * 2);
-    Ok(format!(
-        "all ended by an answer, the last after {:.1} s; the limit here is {REQUEST:?}",
-        begun.elapsed().as_secs_f64()
-    ))
+    let ends = open.into_iter().map(|tcp| async move {
+        let answered = tokio::time::timeout(REQUEST * 2, answered(tcp)).await.unwrap_or(false);
+        (answered, begun.elapsed())
+    });
+    for (answered, after) in futures::future::join_all(ends).await {
+        // A little less than the limit passes between the last byte and here.
+        ensure!(answered && after > REQUEST / 2, "answered: {answered}, after {after:?}");
+    }
+    let last = begun.elapsed().as_secs_f64();
+    Ok(format!("all ended by an answer, the last after {last:.1} s; the limit here is {REQUEST:?}"))
 }
 
 /// Whether headers of an answer come before the connection ends. RFC 9113, 4.1.

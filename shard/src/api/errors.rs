@@ -46,7 +46,7 @@ pub(super) fn missing(field: &str) -> ApiError {
 pub(super) fn answer_too_large() -> ApiError {
     let limit = MAX_MESSAGE_BYTES;
     let message = format!("the answer would have more than {limit} bytes: ask for less at a time");
-    ApiError::new(Reason::MessageTooLarge, message).with("limit", limit)
+    ApiError::new(Reason::MessageTooLarge, message).over("message bytes", limit)
 }
 
 /// A command had no effect.

@@ -301,7 +301,7 @@ impl ShardApi {
         }
         REFUSED.with(&["tail"]).inc();
         let message = format!("{tail} images wait for the graph and {limit} may: send more slowly");
-        Err(ApiError::new(Reason::IndexBehind, message).with("tail", tail).with("limit", limit))
+        Err(ApiError::new(Reason::IndexBehind, message).over("max-tail", limit).with("tail", tail))
     }
 }
 

@@ -289,10 +289,7 @@ impl Shared {
             let prepared = self.prepare(&picture, &mut resizer, deadline, &desk);
             let end = Instant::now();
             let ticket = match desk.end() {
-                End::Done(ticket) => {
-                    self.to_decode.done(line);
-                    ticket
-                }
+                End::Done(ticket) => ticket,
                 End::TooLate { replaced: true } => return,
                 End::TooLate { replaced: false } => continue,
             };
@@ -306,6 +303,8 @@ impl Shared {
                 }
                 Err(error) => ticket.answer(Err(error.into())),
             }
+            // Not before: a thread that waits for room before inference is one that its client keeps busy.
+            self.to_decode.done(line);
         }
     }
 

@@ -31,6 +31,16 @@ impl Infer for Broken {
     }
 }
 
+/// Answers nothing until the other end is dropped.
+struct Held(mpsc::Receiver<()>);
+
+impl Infer for Held {
+    fn run(&mut self, _: &[f32], batch: usize) -> Result<Vec<Vec<f32>>, String> {
+        let _ = self.0.recv();
+        Ok(vec![vec![1.0, 1.0]; batch])
+    }
+}
+
 fn config() -> PipelineConfig {
     let resize = Some(super::super::preprocess::Resize::Exact { width: 8, height: 8 });
     PipelineConfig {
@@ -207,6 +217,28 @@ async fn a_flood_of_one_client_leaves_room_for_another() {
     assert!(ahead <= 6, "{ahead}");
     let lost = calls.join_all().await.iter().filter(|call| matches!(call, Err(EncoderError::Overloaded))).count();
     assert!(lost <= 1, "{lost} of the flood had to go");
+}
+
+#[tokio::test]
+async fn a_flood_that_waits_for_inference_leaves_a_decoder_to_others() {
+    let (release, held) = mpsc::channel();
+    let pipeline = pipeline(PipelineConfig { max_batch: 1, ..config() }, vec![Box::new(Held(held))]);
+    let (flood, polite) = (Line { client: 1, urgent: false }, Line { client: 2, urgent: false });
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let pipeline = Arc::clone(&pipeline);
+        calls.spawn(async move { pipeline.encode(picture(1), flood, soon()).await });
+    }
+    // One in inference, one before it, two with the threads that the flood may keep busy.
+    while pipeline.shared.to_decode.waiting(flood) == 0 || pipeline.shared.to_decode.waiting(flood) > 16 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let no_picture =
+        pipeline.encode(Bytes::from_static(b"text"), polite, Deadline::after(Duration::from_secs(5))).await;
+    assert!(matches!(no_picture, Err(EncoderError::Picture(_))), "{no_picture:?}");
+    drop(release);
+    assert!(calls.join_all().await.iter().all(Result::is_ok));
 }
 
 #[tokio::test]
