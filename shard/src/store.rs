@@ -8,7 +8,7 @@ mod frames;
 mod opening;
 
 use std::io::ErrorKind;
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -244,23 +244,25 @@ impl Table {
         self.tree.with(|tree| tree.apply_batch(batch.changes)).map_err(|e| self.error(e))
     }
 
-    /// Entries with keys in `range`, in order; iterate backwards with `rev`. Not a snapshot: changes made meanwhile
-    /// may or may not be seen.
+    /// Entries with keys in `range`, in order. Not a snapshot: changes made meanwhile may or may not be seen.
     pub fn range<R: RangeBounds<Vec<u8>>>(
         &self,
         range: R,
-    ) -> impl DoubleEndedIterator<Item = Result<(Value, Value), StoreError>> + Send + use<R> {
-        let home = self.home.clone();
-        let entries = self.tree.with(|tree| tree.range((range.start_bound().cloned(), range.end_bound().cloned())));
-        entries.map(move |entry| entry.map_err(|source| home.error(source)))
+    ) -> impl Iterator<Item = Result<(Value, Value), StoreError>> + Send + use<R> {
+        let (home, start, end) = (self.home.clone(), range.start_bound().cloned(), range.end_bound().cloned());
+        // The end is not for sled to know: it reads on to the table's last leaf before it says that a range is over.
+        let entries = self.tree.with(|tree| tree.range((start, Bound::Unbounded)));
+        let within = move |key: &[u8]| match &end {
+            Bound::Included(end) => key <= end.as_slice(),
+            Bound::Excluded(end) => key < end.as_slice(),
+            Bound::Unbounded => true,
+        };
+        let entries = entries.map(move |entry| entry.map_err(|source| home.error(source)));
+        entries.take_while(move |entry| entry.as_ref().map_or(true, |(key, _)| within(key)))
     }
 
     /// Entries whose keys begin with `prefix`, in order, as with [`Table::range`].
-    pub fn prefix(
-        &self,
-        prefix: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<(Value, Value), StoreError>> + Send + use<> {
-        use std::ops::Bound;
+    pub fn prefix(&self, prefix: &[u8]) -> impl Iterator<Item = Result<(Value, Value), StoreError>> + Send + use<> {
         let end = match end_of(prefix) {
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,

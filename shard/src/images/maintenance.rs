@@ -99,7 +99,7 @@ fn round(state: &Inner, audits: &mut Instant) -> Result<Done, StateError> {
         let covered = *collection.covered.lock();
         let keep_audit = collection.audit.lock().take_worth_keeping();
         let due = keep_audit || checkpoint::is_due(covered, stats.graph, stats.watermark);
-        if due && has_room(state, stats.memory_bytes as u64) {
+        if due && has_room(state, collection.index.memory_bytes() as u64) {
             write_checkpoint(state, &contents, &collection)?;
         }
         if audit::is_due(&collection, stats.watermark) {

@@ -106,8 +106,6 @@ pub struct StateStats {
     pub collections: Vec<(u64, u64)>,
     /// Images in graphs beyond the newest checkpoints.
     pub unsaved: u64,
-    /// Memory of all indexes.
-    pub memory_bytes: u64,
     /// Since this process last wrote a checkpoint.
     pub checkpoint_age: Option<Duration>,
     /// Records so far of a snapshot that is being installed; 0 if none is.
@@ -187,7 +185,6 @@ impl ImageState {
             stats.graph += index.graph as u64;
             stats.tail += index.tail as u64;
             stats.tombstones += index.tombstones as u64;
-            stats.memory_bytes += index.memory_bytes as u64;
             let saved = *collection.covered.lock();
             stats.unsaved += index.graph.saturating_sub(saved.count) as u64;
             let covered = keys::index_of(saved.watermark);
@@ -201,6 +198,11 @@ impl ImageState {
     pub fn slot_move(&self) -> (Option<StoredSlotMove>, u64) {
         let slots = self.contents().slots();
         (slots.current().cloned(), slots.last_move_id())
+    }
+
+    /// Memory of all indexes, in bytes. Takes time in proportion to them.
+    pub fn index_memory_bytes(&self) -> u64 {
+        self.contents().collections.all_live().iter().map(|c| c.index.memory_bytes() as u64).sum()
     }
 
     /// Images of a collection that wait for its graph.

@@ -48,8 +48,6 @@ pub struct IndexStats {
     pub beside: usize,
     /// Every live key up to here is in the graph; 0 when nothing is.
     pub watermark: u64,
-    /// Memory held, in bytes.
-    pub memory_bytes: usize,
 }
 
 /// The graph that is searched, and the one that is being built.
@@ -311,22 +309,25 @@ impl LiveIndex {
 
     /// Sizes, now.
     pub fn stats(&self) -> IndexStats {
-        let (tail, tail_bytes) = {
-            let tail = self.tail.read();
-            (tail.len(), tail.memory_bytes())
-        };
-        let (current, building) = {
-            let generations = self.generations.read();
-            (generations.current.clone(), generations.building.clone())
-        };
+        let tail = self.tail.read().len();
+        let current = self.generations.read().current.clone();
         IndexStats {
             graph: current.held(),
             tail,
             tombstones: current.tombstones.len(),
             beside: current.beside.len(),
             watermark: self.watermark.load(Ordering::Acquire),
-            memory_bytes: tail_bytes + current.memory_bytes() + building.map_or(0, |building| building.memory_bytes()),
         }
+    }
+
+    /// Memory held, in bytes. The graph's engine looks at each embedding to say so: not for every write or every moment.
+    pub fn memory_bytes(&self) -> usize {
+        let (current, building) = {
+            let generations = self.generations.read();
+            (generations.current.clone(), generations.building.clone())
+        };
+        let tail = self.tail.read().memory_bytes();
+        tail + current.memory_bytes() + building.map_or(0, |building| building.memory_bytes())
     }
 }
 

@@ -6,7 +6,7 @@ use omma_common::metrics::Scrape;
 
 use super::{Node, Shard, disk};
 use crate::group::Replica;
-use crate::images::StateStats;
+use crate::images::ImageState;
 use crate::metrics::{APPLIED_ENTRIES, REPLAYED_IMAGES};
 
 impl Node {
@@ -50,7 +50,7 @@ impl Subject for Node {
             raft(out, &replica);
         }
         for Shard { replica, state } in self.shards() {
-            images(out, &replica.group().to_string(), &state.stats());
+            images(out, &replica.group().to_string(), &state);
         }
         self.queues(out);
         for ((group, peer), differs) in self.comparisons.lock().iter() {
@@ -113,14 +113,15 @@ fn raft(out: &mut Scrape, replica: &Replica) {
     }
 }
 
-fn images(out: &mut Scrape, group: &str, stats: &StateStats) {
+fn images(out: &mut Scrape, group: &str, state: &ImageState) {
     debug_assert_ne!(group, METADATA_GROUP.to_string());
+    let stats = state.stats();
     let mut gauge = |name, help, value: f64| out.gauge(name, help, &[("group", group)], value);
     gauge("omma_images", "Images of this replica.", stats.images as f64);
     gauge("omma_index_graph_images", "Images in HNSW graphs, tombstones among them.", stats.graph as f64);
     gauge("omma_index_tail_images", "Images that wait for a graph and are searched exactly.", stats.tail as f64);
     gauge("omma_index_tombstones", "Dead images in graphs.", stats.tombstones as f64);
-    gauge("omma_index_memory_bytes", "Memory of graphs and tails.", stats.memory_bytes as f64);
+    gauge("omma_index_memory_bytes", "Memory of graphs and tails.", state.index_memory_bytes() as f64);
     gauge("omma_checkpoint_unsaved_images", "Images in graphs that no checkpoint covers.", stats.unsaved as f64);
     if let Some(age) = stats.checkpoint_age {
         let help = "Since this process last wrote a checkpoint; absent before the first.";

@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 use std::time::Duration;
 
 fn open(dir: &tempfile::TempDir) -> Store {
@@ -21,9 +22,29 @@ fn batches_ranges_and_prefixes() {
     batch.remove("a1");
     table.apply(batch).unwrap();
     assert_eq!(keys(table.prefix(b"a")), [b"a2"]);
-    assert_eq!(keys(table.range(b"a".to_vec()..).rev()), [b"b1", b"a2"]);
+    assert_eq!(keys(table.range(b"a".to_vec()..)), [b"a2", b"b1"]);
     assert_eq!(table.remove_prefix(b"a").unwrap(), 1);
     assert!(!table.contains("a2").unwrap() && table.contains("b1").unwrap());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Over several leaves, with ends between entries, at them and nowhere.
+    #[test]
+    fn ranges_are_those_of_a_sorted_map(
+        held in prop::collection::btree_set(0u8..200, 0..150), start in 0u8..210, end in 0u8..210, bounds in 0usize..6,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let table = open(&dir).table("t").unwrap();
+        let mut batch = Batch::default();
+        held.iter().for_each(|key| batch.insert([*key, 0], [7; 50]));
+        table.apply(batch).unwrap();
+        let key = |at: u8| vec![at, 0];
+        let start = if bounds < 3 { Bound::Included(start) } else { Bound::Excluded(start) };
+        let end = [Bound::Included(end), Bound::Excluded(end), Bound::Unbounded][bounds % 3];
+        let expected: Vec<_> = held.iter().filter(|at| (start, end).contains(*at)).map(|at| key(*at)).collect();
+        prop_assert_eq!(keys(table.range((start.map(key), end.map(key)))), expected);
+    }
 }
 
 #[test]
