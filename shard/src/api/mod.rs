@@ -9,7 +9,6 @@ mod metadata;
 mod placement;
 mod put;
 pub(crate) mod raft;
-mod reads;
 mod shard;
 mod slots;
 

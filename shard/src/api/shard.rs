@@ -1,6 +1,7 @@
 //! The shard service: writes and reads of this node's replicas.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use omma_common::deadline::Deadline;
@@ -13,6 +14,7 @@ use omma_proto::internal::v1::*;
 use omma_proto::v1::new_image::Content;
 use omma_proto::v1::{Consistency, Filter, PutResult};
 use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -31,9 +33,6 @@ use crate::node::{Node, Shard, blocking};
 pub(super) struct ShardApi {
     pub(super) node: Arc<Node>,
 }
-
-/// Images that are read in about a millisecond.
-const FEW_IMAGES: usize = 100;
 
 pub(super) type Answer<T> = Result<T, ApiError>;
 
@@ -213,7 +212,7 @@ impl ShardApi {
         let (shard, target) = self.shard(request.target)?;
         fresh(&shard, &target, request.consistency, request.min_applied_index, deadline).await?;
         let turn = self.turn(deadline).await?;
-        let (node, count) = (self.node.clone(), request.ids.len());
+        let node = self.node.clone();
         let read = move || {
             let _turn = turn;
             let served = shard.state.serves(&request.ids).map_err(|e| errors::state(&e))?;
@@ -230,7 +229,7 @@ impl ShardApi {
             }
             Ok(GetImagesResponse { images })
         };
-        self.read(count <= FEW_IMAGES, read).await
+        blocking(read).await
     }
 
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
@@ -245,7 +244,6 @@ impl ShardApi {
         let span = telemetry::child(|| tracing::debug_span!("wait for a turn"));
         let turn = self.turn(deadline).instrument(span).await?;
         let uid = target.collection_uid;
-        let short = matches!(queries.as_slice(), [GroupQuery { filter: None, k, .. }] if *k <= FEW_IMAGES);
         let span = telemetry::child(|| tracing::debug_span!("search", group = target.group_id));
         let node = self.node.clone();
         let search = move || {
@@ -270,7 +268,25 @@ impl ShardApi {
             }
             Ok(SearchGroupResponse { hits, applied_index })
         };
-        self.read(short, search).await
+        blocking(search).await
+    }
+
+    /// Waits for a place among the reads that run.
+    pub(super) async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let ahead = self.node.reads_waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.node.reads_waiting);
+        if ahead >= self.node.config.search_queue {
+            REFUSED.with(&["reads"]).inc();
+            return Err(ApiError::new(Reason::Overloaded, format!("{ahead} reads are waiting already")));
+        }
+        let permit = deadline.run("a place to read", self.node.reads.clone().acquire_owned()).await?;
+        permit.map_err(|_| ApiError::new(Reason::ShuttingDown, "the node is shutting down"))
     }
 
     async fn encode(&self, request: EncodePictureRequest, deadline: Deadline) -> Answer<EncodePictureResponse> {

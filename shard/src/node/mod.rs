@@ -28,7 +28,6 @@ use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::Dialer;
 use parking_lot::{Mutex, RwLock};
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use compare::Comparisons;
@@ -136,8 +135,6 @@ pub(crate) struct Node {
     pub(crate) dialer: Dialer,
     /// Reads that run at once: more would only take turns on the cores.
     pub(crate) reads: Arc<Semaphore>,
-    /// Of them those that run on the runtime's own threads, of which one is always left for replication.
-    pub(crate) short_reads: Semaphore,
     /// Reads that wait.
     pub(crate) reads_waiting: AtomicUsize,
     pub(crate) recall: RecallSampler,
@@ -193,7 +190,6 @@ impl Node {
             addresses,
             dialer,
             reads: Arc::new(Semaphore::new(cores() * 2)),
-            short_reads: Semaphore::new(Handle::current().metrics().num_workers().saturating_sub(1)),
             reads_waiting: AtomicUsize::new(0),
             recall: RecallSampler::start(config.recall_sample).map_err(NodeError::Thread)?,
             comparisons: Mutex::default(),
