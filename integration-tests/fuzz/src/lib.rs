@@ -1,5 +1,7 @@
 //! What the fuzz targets share.
 
+#![forbid(unsafe_code)]
+
 use std::sync::LazyLock;
 use std::time::Duration;
 
