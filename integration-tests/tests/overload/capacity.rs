@@ -16,6 +16,10 @@ use super::{COLLECTION, memory_is_bounded, percentile, search, started};
 const TIME: Duration = Duration::from_secs(10);
 /// What is served may take, 99 of 100 times.
 const MOST_P99: Duration = Duration::from_secs(2);
+/// A refusal may take, 99 of 100 times.
+const MOST_SHED: Duration = Duration::from_millis(200);
+/// Of the capacity, what is served above it at least, in percent.
+const LEAST_SERVED: f64 = 70.0;
 
 #[derive(Debug, Default)]
 struct Outcome {
@@ -88,6 +92,8 @@ async fn above_capacity_the_served_share_keeps_its_latency() -> Result<()> {
         note!("| {times} × | {served:.0} | {p50:.0?} | {p99:.0?} | {refused:.0} | {shed:.0?} |");
         ensure!(o.failed == 0, "{} failed otherwise", o.failed);
         ensure!(p99 < MOST_P99, "p99 at {times} ×: {p99:?}");
+        ensure!(shed < MOST_SHED, "p99 of refusals at {times} ×: {shed:?}");
+        ensure!(times < 1.0 || served > capacity / 100.0 * LEAST_SERVED, "{served} a second served at {times} ×");
     }
     memory_is_bounded(&cluster)?;
     search(&client, &picture).await?;
