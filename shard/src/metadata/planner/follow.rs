@@ -9,8 +9,8 @@ use super::{GroupView, MOST_MOVES, Step, View};
 /// The beginning of a move that is through already, so that its end is what comes next.
 pub(super) fn begin(view: &View) -> Option<Step> {
     let under_way = view.metadata.groups.iter().filter(|g| g.r#move.is_some()).count();
-    let groups = view.metadata.groups.iter().filter(|_| under_way < MOST_MOVES);
-    groups.filter_map(|group| behind(view, group, view.groups.get(&group.group_id)?)).next()
+    let mut groups = view.metadata.groups.iter().filter(|_| under_way < MOST_MOVES);
+    groups.find_map(|group| behind(view, group, view.groups.get(&group.group_id)?))
 }
 
 fn behind(view: &View, group: &Group, members: &GroupView) -> Option<Step> {
