@@ -5,17 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::metadata_outcome::Outcome;
-use omma_proto::internal::v1::{
-    EndSlotMove, FormCluster, Metadata, MetadataCommand, Node, SetMovesPaused, SwitchSlots,
-};
+use omma_proto::internal::v1::{EndSlotMove, FormCluster, Metadata, MetadataCommand, Node, SwitchSlots};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
 
-use super::LOST_AFTER;
 use super::model::{Model, SimNode};
 use crate::images::slots::slot_set;
-use crate::metadata::planner::{GroupView, Health, NodeView, Step, concerns, first_placement, metadata_members};
+use crate::metadata::planner::{Step, concerns, first_placement, metadata_members};
 use crate::metadata::state;
 
 pub(super) struct World {
