@@ -1,5 +1,6 @@
 //! Planner, metadata state machine and a model of groups and nodes, driven by one seed: nodes die, come back, lose
-//! their disks, join, are drained; whoever drives dies between any two steps; steps are lost, late and repeated.
+//! their disks, join, are drained, run out of room; whoever drives dies between any two steps; steps are lost, late and
+//! repeated.
 //!
 //! `OMMA_SIM_SEED=SEED` repeats one run, `OMMA_SIM_RUNS=N` runs so many.
 
@@ -51,13 +52,21 @@ impl Model {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct SimNode {
     up: bool,
+    room: DiskRoom,
     /// Never comes back.
     dead: bool,
     silent: u32,
     held: BTreeSet<GroupId>,
+}
+
+impl Default for SimNode {
+    fn default() -> Self {
+        let (up, dead, silent, held) = (false, false, 0, BTreeSet::new());
+        Self { up, room: DiskRoom::Ample, dead, silent, held }
+    }
 }
 
 struct World {
@@ -138,7 +147,8 @@ impl World {
             _ => Health::Lost,
         };
         let nodes =
-            self.nodes.iter().map(|(id, n)| (*id, NodeView { health: health(n), held: n.held.clone() })).collect();
+            self.nodes.iter().map(|(id, n)| (*id, NodeView { health: health(n), held: n.held.clone(), room: n.room }));
+        let nodes = nodes.collect();
         let up = self.up();
         let views = self.groups.iter().filter_map(|(id, m)| {
             let members = m.voters.iter().chain(&m.learners).copied();
@@ -372,7 +382,11 @@ impl World {
     fn harm(&mut self) {
         let ids: Vec<NodeId> = self.nodes.iter().filter(|(_, n)| !n.dead).map(|(id, _)| *id).collect();
         let Some(id) = ids.choose(&mut self.rng).copied() else { return };
-        match self.rng.random_range(0..17) {
+        match self.rng.random_range(0..19) {
+            17 | 18 => {
+                let room = [DiskRoom::None, DiskRoom::None, DiskRoom::Little, DiskRoom::Ample];
+                self.nodes.get_mut(&id).unwrap().room = *room.choose(&mut self.rng).unwrap();
+            }
             16 => {
                 let groups = self.rng.random_range(1..=9);
                 assert!(self.command(Command::SetGroups(SetGroups { groups })));
@@ -475,7 +489,11 @@ impl World {
             if enough {
                 assert!(replicas.is_subset(&usable), "{group:?} on {usable:?}");
                 assert_eq!(replicas.iter().map(zone).collect::<BTreeSet<_>>().len(), zones.len().min(self.replication));
-                assert_eq!(model.leader, group.replicas.first().copied(), "{group:?}");
+                let room = |id: &NodeId| self.nodes[id].room;
+                let (leader, ample) = (model.leader.unwrap(), |id: &NodeId| room(id) == DiskRoom::Ample);
+                assert!(room(&leader) != DiskRoom::None || !replicas.iter().any(ample), "{leader} leads {group:?}");
+                let first = group.replicas.first().unwrap();
+                assert!(leader == *first || !ample(first), "{leader} leads {group:?}");
             }
             replicas.iter().for_each(|r| *load.entry(*r).or_default() += 1);
             for (id, node) in self.nodes.iter().filter(|(_, n)| n.up) {
@@ -601,6 +619,30 @@ fn a_pause_stops_moves_and_their_end_goes_on() {
     assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: false })));
     world.settle();
     world.in_order();
+}
+
+#[test]
+fn leaders_without_room_hand_over_and_come_back() {
+    let mut world = even(3, 6);
+    world.settle();
+    let led = |w: &World, node: NodeId| {
+        w.groups.iter().filter(|(id, m)| **id != METADATA_GROUP && m.leader == Some(node)).count()
+    };
+    assert_eq!([1, 2, 3].map(|n| led(&world, n)), [2, 2, 2]);
+    assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: true })));
+    for (room, then) in [(DiskRoom::Little, [2, 2, 2]), (DiskRoom::None, [0, 3, 3]), (DiskRoom::Little, [0, 3, 3])] {
+        world.nodes.get_mut(&1).unwrap().room = room;
+        world.settle();
+        assert_eq!([1, 2, 3].map(|n| led(&world, n)), then, "{room:?}");
+    }
+    // Nobody has room: all stay where they are.
+    world.nodes.values_mut().for_each(|n| n.room = DiskRoom::None);
+    world.settle();
+    assert_eq!([1, 2, 3].map(|n| led(&world, n)), [0, 3, 3]);
+    world.nodes.values_mut().for_each(|n| n.room = DiskRoom::Ample);
+    assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: false })));
+    world.settle();
+    assert_eq!(([1, 2, 3].map(|n| led(&world, n)), world.begun), ([2, 2, 2], 0));
 }
 
 fn set_groups(world: &mut World, groups: u32) {
