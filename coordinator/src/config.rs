@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use omma_common::admin::Vitals;
 use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, DEFAULT_MAX_PICTURE_BYTES, MAX_MESSAGE_BYTES};
-use omma_common::serve::{ConnectionArgs, ConnectionLimits};
+use omma_common::serve::{ConnectionArgs, ConnectionLimits, InProcess};
 use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs};
 use omma_common::tls::{PeerTls, Plaintext, PublicTls};
 
@@ -191,6 +191,8 @@ pub struct CoordinatorConfig {
     pub poll_interval: Duration,
     /// How long requests may go on once a shutdown has begun.
     pub drain: Duration,
+    /// The way to the shard node in the same process, if there is one.
+    pub in_process: Option<InProcess>,
     /// This coordinator's place on the admin port.
     pub vitals: Vitals,
 }
@@ -208,6 +210,7 @@ impl CoordinatorConfig {
             connections: ConnectionLimits::default(),
             poll_interval: Duration::from_secs(1),
             drain: Duration::from_secs(10),
+            in_process: None,
             vitals: Vitals::default(),
         }
     }

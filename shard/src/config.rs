@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use omma_common::admin::Vitals;
-use omma_common::serve::{ConnectionArgs, ConnectionLimits};
+use omma_common::serve::{ConnectionArgs, ConnectionLimits, InProcess};
 use omma_common::tls::args::PeerTlsArgs;
 use omma_common::tls::{PeerTls, Plaintext};
 
@@ -198,6 +198,8 @@ pub struct ShardConfig {
     pub search_queue: usize,
     /// Share of the queries whose recall is measured.
     pub recall_sample: f64,
+    /// The way in for a coordinator in the same process.
+    pub in_process: Option<InProcess>,
     /// This node's place on the admin port.
     pub vitals: Vitals,
 }
@@ -241,6 +243,7 @@ impl ShardArgs {
             encoder: self.encoder.config(memory),
             search_queue: 1024,
             recall_sample: self.recall_sample,
+            in_process: None,
             vitals: Vitals::default(),
         }
     }
