@@ -378,6 +378,22 @@ async fn slow_and_dead_replicas_do_not_slow_a_search() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_search_goes_by_a_newer_map_also_if_a_node_is_dead() {
+    // No poll comes in between.
+    let cluster = Cluster::start_with(|config| config.poll_interval = Duration::from_secs(600)).await;
+    let mut clients = Clients::of(&cluster);
+    clients.create("c").await;
+    cluster.kill(3);
+    let any = |r: &mut pb::SearchRequest| r.consistency = pb::Consistency::Any as i32;
+    for first in [700, 800, 900, 1000, 1100] {
+        // Once it was met, the dead node is asked last: what it does not say is heard last.
+        clients.find(direction([1.0; 4]), any).await.unwrap();
+        cluster.move_slots(first);
+        clients.find(direction([1.0; 4]), any).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pictures_are_encoded_by_whoever_can() {
     let (cluster, mut clients) = ready().await;
     cluster.script(1).down.store(true, Ordering::SeqCst);

@@ -136,6 +136,16 @@ impl Cluster {
         state.leaders.insert(group, (id, term));
     }
 
+    /// From now on group 2 begins with slot `first`, and no node goes by the map before.
+    pub fn move_slots(&self, first: u32) {
+        let mut state = self.state.lock();
+        let metadata = &mut state.metadata;
+        metadata.groups[0].slots[0].last = first - 1;
+        metadata.groups[1].slots[0].first = first;
+        metadata.epoch += 1;
+        metadata.version += 1;
+    }
+
     /// An image id that lives in `group`.
     pub fn id_in(&self, group: u32, n: usize) -> String {
         (0..).map(|i| format!("image-{n}-{i}")).find(|id| group_of(id) == group).unwrap()
@@ -329,6 +339,10 @@ impl ShardService for Double {
         let mut state = self.state.lock();
         let applied_index = state.applied.get(&target.group_id).copied().unwrap_or(0);
         assert!(applied_index >= request.min_applied_index);
+        let owned = state.metadata.groups.iter().find(|g| g.group_id == target.group_id);
+        if owned.is_none_or(|owned| owned.slots != request.slots) {
+            return Err(ApiError::new(Reason::SlotsMoved, "by a newer map").into());
+        }
         let records = state.records.entry(target.group_id).or_default();
         let search = |(query, k): (&bytes::Bytes, &u32)| {
             let query = vector::from_bytes(query).unwrap();

@@ -11,6 +11,7 @@
 //! How slots move, once the map has such a move, is in `node/slots.rs`: that takes more than a step.
 
 mod first;
+mod follow;
 mod groups;
 mod members;
 mod move_step;
@@ -38,8 +39,8 @@ use crate::room::DiskRoom;
 /// Moves under way at a time, in the whole cluster. Each node receives one replica at a time.
 const MOST_MOVES: usize = 4;
 
-/// Whether a node is heard from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether a node is heard from; the greater, the less it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Health {
     /// It answers.
     Up,
@@ -138,8 +139,10 @@ pub(crate) fn plan(view: &View) -> Vec<Step> {
     steps.extend(view.metadata.nodes.iter().filter_map(|node| leave(view, node)));
     // However moves are paused: nothing is copied, and writes wait for it.
     steps.extend(rest::relieve(view));
-    if !view.metadata.moves_paused {
-        steps.extend(spread::begin(view));
+    match follow::begin(view) {
+        Some(step) => steps.push(step),
+        None if view.metadata.moves_paused => {}
+        None => steps.extend(spread::begin(view)),
     }
     if !steps.iter().any(|s| matches!(s, Step::Begin { .. } | Step::End { .. })) {
         steps.extend(groups::next(view));
@@ -153,7 +156,8 @@ pub(crate) fn plan(view: &View) -> Vec<Step> {
 /// A node that is to go and has nothing left.
 fn leave(view: &View, node: &Node) -> Option<Step> {
     let node_id = node.node_id;
-    let votes = view.groups.get(&METADATA_GROUP).is_none_or(|m| !m.committed || m.voters.contains(&node_id));
+    let votes = view.groups.get(&METADATA_GROUP).is_none_or(|m| !m.committed)
+        || view.groups.values().any(|m| m.voters.contains(&node_id));
     if votes || view.metadata.groups.iter().any(|g| concerns(g, node_id)) {
         return None;
     }
