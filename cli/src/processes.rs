@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use omma_common::admin::{self, Admin, AdminError, Vitals};
+use omma_common::serve::InProcess;
 use omma_common::shutdown::Shutdown;
 use omma_common::telemetry::{Telemetry, TelemetryArgs};
 use tokio::net::TcpListener;
@@ -98,7 +99,7 @@ pub(crate) async fn shard_command(flags: Vec<OsString>) -> Result<(), CliError> 
     let shutdown = Shutdown::on_signals();
     let vitals = Vitals::default();
     let _admin = Admin::serve(&command.admin_listen, vec![vitals.clone()]).await?;
-    run_shard(flags, vitals, shutdown).await
+    run_shard(flags, vitals, None, shutdown).await
 }
 
 /// `omma coordinator FLAGS`: a coordinator until a signal ends it.
@@ -108,24 +109,36 @@ pub(crate) async fn coordinator_command(flags: Vec<OsString>) -> Result<(), CliE
     let shutdown = Shutdown::on_signals();
     let vitals = Vitals::default();
     let _admin = Admin::serve(&command.admin_listen, vec![vitals.clone()]).await?;
-    run_coordinator(flags, vitals, shutdown).await
+    run_coordinator(flags, vitals, None, shutdown).await
 }
 
 /// A shard node in this process, until `shutdown`. Its flags open no admin port: the caller may.
-pub(crate) async fn run_shard(flags: Vec<OsString>, vitals: Vitals, shutdown: Shutdown) -> Result<(), CliError> {
+/// `in_process` lets a coordinator of this process in.
+pub(crate) async fn run_shard(
+    flags: Vec<OsString>,
+    vitals: Vitals,
+    in_process: Option<InProcess>,
+    shutdown: Shutdown,
+) -> Result<(), CliError> {
     let args = read::<ShardCommand>("omma shard", flags).shard;
     let listener = bind(&args.listen).await?;
-    let config = omma_shard::ShardConfig { vitals, ..args.config() };
+    let config = omma_shard::ShardConfig { vitals, in_process, ..args.config() };
     omma_shard::run(listener, config, shutdown)
         .await
         .map_err(|e| CliError::Failed(format!("the shard node ended: {e}")))
 }
 
 /// A coordinator in this process, until `shutdown`. Its flags open no admin port: the caller may.
-pub(crate) async fn run_coordinator(flags: Vec<OsString>, vitals: Vitals, shutdown: Shutdown) -> Result<(), CliError> {
+/// `in_process` leads to a shard node of this process.
+pub(crate) async fn run_coordinator(
+    flags: Vec<OsString>,
+    vitals: Vitals,
+    in_process: Option<InProcess>,
+    shutdown: Shutdown,
+) -> Result<(), CliError> {
     let args = read::<CoordinatorCommand>("omma coordinator", flags).args;
     let listener = bind(&args.listen).await?;
-    let config = omma_coordinator::CoordinatorConfig { vitals, ..args.config() };
+    let config = omma_coordinator::CoordinatorConfig { vitals, in_process, ..args.config() };
     omma_coordinator::run(listener, config, shutdown)
         .await
         .map_err(|e| CliError::Failed(format!("the coordinator ended: {e}")))

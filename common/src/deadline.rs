@@ -54,11 +54,17 @@ impl Deadline {
         request
     }
 
-    /// Runs `work`, for as long as there is time.
-    pub async fn run<T>(self, what: &str, work: impl Future<Output = T>) -> Result<T, ApiError> {
-        tokio::time::timeout_at(self.0, work)
-            .await
-            .map_err(|_| ApiError::new(Reason::DeadlineExceeded, format!("{what} was not done before the deadline")))
+    /// Runs `work`, for as long as there is time. On the heap: calls that wait within calls would otherwise contain each
+    /// other several times over, and be copied with each.
+    pub fn run<T, F>(self, what: &str, work: F) -> impl Future<Output = Result<T, ApiError>> + use<'_, T, F>
+    where
+        F: Future<Output = T>,
+    {
+        let timed = tokio::time::timeout_at(self.0, Box::pin(work));
+        async move {
+            let late = |_| ApiError::new(Reason::DeadlineExceeded, format!("{what} was not done before the deadline"));
+            timed.await.map_err(late)
+        }
     }
 }
 

@@ -67,6 +67,11 @@ pub fn check_collection_name(name: &str) -> Result<(), InvalidName> {
     })
 }
 
+/// As much of a name as a collection's may have: for logs and refusals, where nobody has checked it yet.
+pub fn shown_collection_name(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MAX_COLLECTION_NAME_BYTES)]
+}
+
 /// A request id: empty (none), or up to 64 visible ASCII characters, such as a UUID.
 pub fn check_request_id(id: &str) -> Result<(), InvalidName> {
     if id.is_empty() {
@@ -100,6 +105,13 @@ mod tests {
         for bad in ["", "-a", "_a", "Photos", "a b", "ä", &"a".repeat(65)] {
             assert!(check_collection_name(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_shown_in_part() {
+        assert_eq!(shown_collection_name("photos"), "photos");
+        assert_eq!(shown_collection_name(&"é".repeat(1000)), "é".repeat(32));
+        assert_eq!(shown_collection_name(&format!("x{}", "é".repeat(1000))).len(), 63);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use omma_common::admin::Vitals;
 use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, DEFAULT_MAX_PICTURE_BYTES, MAX_MESSAGE_BYTES};
-use omma_common::serve::{ConnectionArgs, ConnectionLimits};
+use omma_common::serve::{ConnectionArgs, ConnectionLimits, InProcess};
 use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs};
 use omma_common::tls::{PeerTls, Plaintext, PublicTls};
 
@@ -191,6 +191,8 @@ pub struct CoordinatorConfig {
     pub poll_interval: Duration,
     /// How long requests may go on once a shutdown has begun.
     pub drain: Duration,
+    /// The way to the shard node in the same process, if there is one.
+    pub in_process: Option<InProcess>,
     /// This coordinator's place on the admin port.
     pub vitals: Vitals,
 }
@@ -208,6 +210,7 @@ impl CoordinatorConfig {
             connections: ConnectionLimits::default(),
             poll_interval: Duration::from_secs(1),
             drain: Duration::from_secs(10),
+            in_process: None,
             vitals: Vitals::default(),
         }
     }
@@ -231,5 +234,26 @@ mod tests {
         assert_eq!(config.shard_nodes, ["a:1", "b:2"]);
         assert_eq!(config.limits.ingest_window, 1);
         assert_eq!(config.limits.picture_bytes, 16 << 20);
+    }
+
+    /// What bounds clients has a unit, is on unless told otherwise, and stands in the table of limits.
+    #[test]
+    fn every_limit_has_a_unit_a_default_and_a_row() {
+        const SIZES: [&str; 5] = ["BYTES", "MIB", "SECONDS", "REQUESTS/S", "HITS"];
+        const COUNTS: [&str; 9] =
+            ["REQUESTS", "CALLS", "CONNECTIONS", "HANDSHAKES", "IMAGES", "IDS", "QUERIES", "ATTRIBUTES", "COLLECTIONS"];
+        let (table, mut limits) = (include_str!("../../SECURITY.md"), 0);
+        for flag in <Cli as clap::CommandFactory>::command().get_arguments() {
+            let long = flag.get_long().unwrap_or_default();
+            if !["max-", "ingest-", "idle-", "handshake-"].iter().any(|start| long.starts_with(start)) {
+                continue;
+            }
+            let unit = flag.get_value_names().map(|names| names[0].as_str()).unwrap_or_default();
+            assert!(SIZES.contains(&unit) || COUNTS.contains(&unit), "--{long} has the unit {unit:?}");
+            assert!(!flag.get_default_values().is_empty(), "--{long} is off");
+            assert!(table.contains(&format!("`--{long}`")), "--{long} is not in SECURITY.md");
+            limits += 1;
+        }
+        assert!(limits >= 20, "{limits}");
     }
 }

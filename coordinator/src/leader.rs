@@ -199,8 +199,15 @@ where
 
 #[cfg(test)]
 mod tests {
+    use omma_common::tls::Dialer;
+
     use super::*;
     use crate::error::LeaderAddress;
+    use crate::node_client::Nodes;
+
+    fn routing() -> Routing {
+        Routing::new(vec![], Nodes::new(1, Dialer::default(), None))
+    }
 
     fn error(next: Next, reason: Reason) -> CallError {
         CallError { next, error: ApiError::new(reason, "x") }
@@ -212,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_hint_is_followed_at_once_the_second_waits() {
-        let routing = Routing::new(vec![], 1, omma_common::tls::Dialer::default());
+        let routing = routing();
         let mut tries = Tries::default();
         assert_eq!(tries.failed(1, hint(2), &routing, 1), Step::Now);
         assert_eq!(routing.leader(1).unwrap().node_id, Some(2));
@@ -226,13 +233,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_points_to_itself_is_not_followed() {
-        let routing = Routing::new(vec![], 1, omma_common::tls::Dialer::default());
+        let routing = routing();
         assert_eq!(Tries::default().failed(1, hint(1), &routing, 1), Step::Later);
     }
 
     #[tokio::test]
     async fn an_unknown_outcome_is_not_forgotten() {
-        let routing = Routing::new(vec![], 1, omma_common::tls::Dialer::default());
+        let routing = routing();
         let mut tries = Tries::default();
         assert_eq!(tries.failed(1, error(Next::Unknown, Reason::NodeUnreachable), &routing, 1), Step::Later);
         assert_eq!(tries.failed(2, error(Next::Elsewhere, Reason::UnknownGroup), &routing, 1), Step::Later);

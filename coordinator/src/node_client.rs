@@ -1,4 +1,6 @@
-//! Calls to shard nodes: one lazily connected HTTP/2 channel per address, under a tower stack that bounds the calls.
+//! Calls to shard nodes: one way to each address, under a tower stack that bounds the calls.
+
+mod way;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,24 +10,21 @@ use std::time::{Duration, Instant};
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::serve::InProcess;
 use omma_common::telemetry;
 use omma_common::tls::Dialer;
 use omma_proto::internal::v1 as node;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use parking_lot::Mutex;
-use tonic::transport::Channel;
 use tower::limit::ConcurrencyLimit;
 use tower::{ServiceBuilder, ServiceExt};
 use tracing::Instrument;
 
+use self::way::Way;
 use crate::error::{CallError, Next, judge};
 use crate::metrics::REFUSED;
 
-/// A node that does not take a connection within this is treated as gone.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between pings, and for their answer: a node that fell silent is noticed within twice this.
-const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Longest wait for a place among the calls to one node.
 const QUEUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a failure makes a node the last choice.
@@ -35,7 +34,7 @@ const AFTER_ABANDONED: Duration = Duration::from_millis(250);
 /// A call abandoned sooner says nothing about the node.
 const ABANDONED_LATE: Duration = Duration::from_millis(20);
 
-type Stack = ConcurrencyLimit<Channel>;
+type Stack = ConcurrencyLimit<Way>;
 
 /// One shard node, as far as this coordinator calls it.
 #[derive(Debug)]
@@ -100,21 +99,15 @@ macro_rules! calls {
 }
 
 impl NodeClient {
-    fn new(address: &str, calls: usize, dialer: &Dialer) -> Result<Self, ApiError> {
-        let endpoint = dialer
-            .endpoint(address)
-            .map_err(|e| ApiError::new(Reason::NodeUnreachable, format!("a shard node's address is wrong: {e}")))?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20)
-            .connect_with_connector_lazy(dialer.clone());
-        let stack = ServiceBuilder::new().concurrency_limit(calls).service(channel);
-        let (in_flight, ended, failed) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { address: address.to_owned(), stack, in_flight, ended, failed, shunned_until: Mutex::new(None) })
+    fn new(address: &str, calls: usize, way: Way) -> Self {
+        Self {
+            address: address.to_owned(),
+            stack: ServiceBuilder::new().concurrency_limit(calls).service(way),
+            in_flight: AtomicUsize::new(0),
+            ended: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            shunned_until: Mutex::new(None),
+        }
     }
 
     /// `host:port`.
@@ -198,12 +191,14 @@ impl NodeClient {
 pub(crate) struct Nodes {
     calls_per_node: usize,
     dialer: Dialer,
+    in_process: Option<InProcess>,
     clients: Mutex<HashMap<String, Arc<NodeClient>>>,
 }
 
 impl Nodes {
-    pub(crate) fn new(calls_per_node: usize, dialer: Dialer) -> Self {
-        Self { calls_per_node, dialer, clients: Mutex::new(HashMap::new()) }
+    /// At most `calls_per_node` calls to each at once; the node that is `in_process` is reached without a connection.
+    pub(crate) fn new(calls_per_node: usize, dialer: Dialer, in_process: Option<InProcess>) -> Self {
+        Self { calls_per_node, dialer, in_process, clients: Mutex::new(HashMap::new()) }
     }
 
     /// The client of `address`. Must be called within a tokio runtime; connects when first used.
@@ -212,7 +207,11 @@ impl Nodes {
         if let Some(client) = clients.get(address) {
             return Ok(Arc::clone(client));
         }
-        let client = Arc::new(NodeClient::new(address, self.calls_per_node, &self.dialer)?);
+        let way = match &self.in_process {
+            Some(in_process) if in_process.address() == address => Way::InProcess(in_process.clone()),
+            _ => Way::connection(address, &self.dialer)?,
+        };
+        let client = Arc::new(NodeClient::new(address, self.calls_per_node, way));
         clients.insert(address.to_owned(), Arc::clone(&client));
         Ok(client)
     }
@@ -229,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_has_one_client() {
-        let nodes = Nodes::new(1, Dialer::default());
+        let nodes = Nodes::new(1, Dialer::default(), None);
         let a = nodes.get("127.0.0.1:1").unwrap();
         assert!(Arc::ptr_eq(&a, &nodes.get("127.0.0.1:1").unwrap()));
         nodes.retain(&BTreeSet::new());
@@ -239,7 +238,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_refuses_is_shunned_for_a_while() {
-        let client = Nodes::new(4, Dialer::default()).get("127.0.0.1:1").unwrap();
+        refused(&Nodes::new(4, Dialer::default(), None)).await;
+        refused(&Nodes::new(4, Dialer::default(), Some(InProcess::at("127.0.0.1:1")))).await;
+    }
+
+    async fn refused(nodes: &Nodes) {
+        let client = nodes.get("127.0.0.1:1").unwrap();
         let deadline = Deadline::after(Duration::from_secs(5));
         let error = client.get_node_status(deadline, node::GetNodeStatusRequest {}).await.unwrap_err();
         assert_eq!((error.next, error.error.reason), (Next::Elsewhere, Reason::NodeUnreachable));

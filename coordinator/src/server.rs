@@ -22,6 +22,7 @@ use tonic_health::server::HealthReporter;
 use crate::access::{Access, AccessError, Guarded, Share, Shared, Shares};
 use crate::api::{Api, Coordinator, oversize};
 use crate::config::CoordinatorConfig;
+use crate::node_client::Nodes;
 use crate::routing::Routing;
 
 /// Pings to clients, so that one that vanished does not hold its streams for ever.
@@ -77,7 +78,8 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     }
     let security = public_port(config.public_tls.as_ref(), config.plaintext, listener.local_addr()?)?;
     let dialer = peer_dialer(config.peer_tls.as_ref(), config.plaintext, &config.shard_nodes)?;
-    let routing = Routing::new(config.shard_nodes.clone(), config.limits.calls_per_node, dialer);
+    let nodes = Nodes::new(config.limits.calls_per_node, dialer, config.in_process);
+    let routing = Routing::new(config.shard_nodes.clone(), nodes);
     let access = Access::new(&config.access)?;
     if !access.asks() && !listener.local_addr()?.ip().is_loopback() {
         tracing::warn!(

@@ -627,6 +627,18 @@ async fn a_deletion_that_was_broken_off_is_ended_by_the_next_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_comes_while_a_collection_is_deleted_drops_it_too() {
+    let (cluster, mut clients) = ready().await;
+    cluster.state.lock().grows_on_drop = true;
+    clients.collections.delete_collection(pb::DeleteCollectionRequest { name: "c".into() }).await.unwrap();
+    let state = cluster.state.lock();
+    let mut dropped: Vec<u32> = state.dropped.iter().map(|(group, _)| *group).collect();
+    dropped.sort_unstable();
+    assert_eq!(dropped, [1, 2, 3, 4], "each once");
+    assert!(state.metadata.collections.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_coordinators_collections_are_seen_at_once() {
     let (cluster, mut clients) = ready().await;
     // Made behind this coordinator's back: deleted and made again under the same name, with another uid.

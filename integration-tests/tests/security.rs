@@ -24,6 +24,7 @@ async fn a_locked_cluster_serves_its_own_and_nobody_else() -> Result<()> {
     ensure!(ids(&found) == ["a"], "{found:?}");
 
     strangers_at_the_public_port(&cluster).await?;
+    the_audit_log_says_who_did_what(&cluster)?;
     strangers_at_the_peer_port(&cluster).await?;
     a_node_comes_back_under_a_new_certificate(&cluster).await
 }
@@ -35,6 +36,19 @@ async fn strangers_at_the_public_port(cluster: &Cluster) -> Result<()> {
     let wrong = Client::with_key(secured.channel(address)?, "omma.test.wrong")?;
     let refused = wrong.status().await.err().context("a wrong key was taken")?;
     ensure!(reason_of(&refused) == Some(Reason::Unauthenticated), "{refused:?}");
+    Ok(())
+}
+
+fn the_audit_log_says_who_did_what(cluster: &Cluster) -> Result<()> {
+    let log = cluster.coordinator_process(0)?.log()?;
+    for (rpc, who, outcome) in [
+        ("CreateCollection", "key:test", "OK"),
+        ("PutImages", "key:test", "OK"),
+        ("GetClusterStatus", "unknown", "UNAUTHENTICATED"),
+    ] {
+        let says = |line: &str| [rpc, who, outcome, "audit", "127.0.0.1"].iter().all(|part| line.contains(part));
+        ensure!(log.lines().any(says), "no line about {rpc} of {who}: {log}");
+    }
     Ok(())
 }
 

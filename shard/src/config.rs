@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use omma_common::admin::Vitals;
-use omma_common::serve::{ConnectionArgs, ConnectionLimits};
+use omma_common::serve::{ConnectionArgs, ConnectionLimits, InProcess};
 use omma_common::tls::args::PeerTlsArgs;
 use omma_common::tls::{PeerTls, Plaintext};
 
@@ -111,7 +111,8 @@ pub struct EncoderArgs {
     /// Largest picture, in pixels; 64,000,000 if left out, or what --memory-limit-mib has room for.
     #[arg(long, value_name = "PIXELS")]
     pub max_picture_pixels: Option<u64>,
-    /// Pictures of one client that are decoded at once; as many as cores if left out. There is one thread more.
+    /// Pictures of one client that are decoded at once, or on a CPU in the model; as many as cores if left out. There is
+    /// one thread more.
     #[arg(long, value_name = "THREADS")]
     pub decode_threads: Option<usize>,
     /// Memory that decoding may use in all, in MiB; pictures that need more wait. 1024 if left out, or half of
@@ -198,6 +199,8 @@ pub struct ShardConfig {
     pub search_queue: usize,
     /// Share of the queries whose recall is measured.
     pub recall_sample: f64,
+    /// The way in for a coordinator in the same process.
+    pub in_process: Option<InProcess>,
     /// This node's place on the admin port.
     pub vitals: Vitals,
 }
@@ -241,6 +244,7 @@ impl ShardArgs {
             encoder: self.encoder.config(memory),
             search_queue: 1024,
             recall_sample: self.recall_sample,
+            in_process: None,
             vitals: Vitals::default(),
         }
     }
@@ -277,5 +281,30 @@ mod tests {
         let given = config(&given);
         assert_eq!((given.cache_bytes, given.encoder.decode_memory), (5 << 20, 7 << 20));
         assert!(Cli::try_parse_from(["x", "--data", "d", "--memory-limit-mib", "511"]).is_err());
+    }
+
+    /// What bounds strangers has a unit, is on unless told otherwise, and stands in the table of limits.
+    #[test]
+    fn every_limit_has_a_unit_a_default_and_a_row() {
+        const UNITS: [&str; 9] =
+            ["BYTES", "MIB", "PIXELS", "SECONDS", "MILLISECONDS", "PICTURES", "IMAGES", "CONNECTIONS", "HANDSHAKES"];
+        let (table, mut limits) = (include_str!("../../SECURITY.md"), 0);
+        for flag in <Cli as clap::CommandFactory>::command().get_arguments() {
+            let long = flag.get_long().unwrap_or_default();
+            // Pictures of one inference: nothing is refused over it.
+            let bounds = ["max-", "idle-", "handshake-", "memory-", "min-free-"].iter().any(|s| long.starts_with(s));
+            if !bounds || long == "max-batch" {
+                continue;
+            }
+            let unit = flag.get_value_names().map(|names| names[0].as_str()).unwrap_or_default();
+            assert!(UNITS.contains(&unit), "--{long} has the unit {unit:?}");
+            // One that is left out follows from others, but for the process's own: that one is the machine's.
+            let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+            let on = !flag.get_default_values().is_empty() || help.contains("left out") || long == "memory-limit-mib";
+            assert!(on, "--{long} is off");
+            assert!(table.contains(&format!("`--{long}`")), "--{long} is not in SECURITY.md");
+            limits += 1;
+        }
+        assert!(limits >= 10, "{limits}");
     }
 }

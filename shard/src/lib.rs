@@ -87,10 +87,18 @@ pub async fn run(listener: TcpListener, config: ShardConfig, shutdown: Shutdown)
     // Leadership goes to others while this node can still be heard.
     node.hand_over().await;
     stop.fire();
-    let served = match served {
-        Some(served) => Some(served),
-        None => tokio::time::timeout(DRAIN, &mut serving).await.ok(),
+    let last_calls = async {
+        if let Some(in_process) = &node.config.in_process {
+            in_process.close(DRAIN).await;
+        }
     };
+    let last_connections = async {
+        match served {
+            Some(served) => Some(served),
+            None => tokio::time::timeout(DRAIN, &mut serving).await.ok(),
+        }
+    };
+    let ((), served) = tokio::join!(last_calls, last_connections);
     serving.abort();
     if let Some(error) = failure {
         // A store that has failed has nothing more to write, and may never close.

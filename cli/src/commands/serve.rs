@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use omma_common::admin::{self, Admin, Vitals};
 use omma_common::deadline::Deadline;
+use omma_common::serve::InProcess;
 use omma_common::shutdown::{self, Shutdown};
 use omma_common::telemetry::TelemetryArgs;
 use omma_common::tls::Dialer;
@@ -33,7 +34,7 @@ pub(crate) struct ServeArgs {
     /// Where to answer clients.
     #[arg(long, value_name = "HOST:PORT", env = "OMMA_LISTEN", default_value = "127.0.0.1:7700")]
     listen: String,
-    /// Where the shard node inside listens; the coordinator beside it asks it there. Keep it from start to start.
+    /// Where the shard node inside listens; the coordinator beside it needs no connection. Keep it from start to start.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7701")]
     shard_listen: String,
     /// Shard groups; decided by the first start.
@@ -136,11 +137,12 @@ pub(crate) async fn run(context: &Context, args: ServeArgs) -> Result<(), CliErr
         .map_err(|e| CliError::Usage(e.to_string()))?;
 
     let (stop, stopping) = shutdown::channel();
+    let in_process = InProcess::at(&args.shard_listen);
     let servers = async {
         // Whichever ends first ends the other: half of Omma is of no use.
         let (shard, coordinator) = tokio::join!(
-            ending(run_shard(shard, of_shard, stopping.clone()), &stop),
-            ending(run_coordinator(coordinator, of_coordinator, stopping.clone()), &stop),
+            ending(run_shard(shard, of_shard, Some(in_process.clone()), stopping.clone()), &stop),
+            ending(run_coordinator(coordinator, of_coordinator, Some(in_process), stopping.clone()), &stop),
         );
         shard.and(coordinator)
     };

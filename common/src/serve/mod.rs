@@ -3,12 +3,14 @@
 //! [`Incoming`] accepts and shakes hands; each connection tells requests who is at its other end ([`ConnectInfo`]); the
 //! layer [`Track`] tells the connection which requests run, so that one that idles can be closed, or give way when
 //! there are too many. The layer [`Arriving`] bounds the bytes of messages that are not whole yet.
+//! Callers in the same process need no connection ([`InProcess`]).
 
 mod accept;
 mod activity;
 mod args;
 mod arriving;
 mod connection;
+mod in_process;
 mod track;
 
 pub use accept::{Incoming, Security};
@@ -16,4 +18,5 @@ pub use activity::InFlight;
 pub use args::{ConnectionArgs, ConnectionLimits};
 pub use arriving::{Arriving, Counted};
 pub use connection::{ConnectInfo, Connection};
+pub use in_process::InProcess;
 pub use track::{Track, Tracked, hold};

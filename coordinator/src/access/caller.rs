@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use omma_common::error::{ApiError, Reason};
-use omma_common::ids::check_collection_name;
+use omma_common::ids::{check_collection_name, shown_collection_name};
 
 use super::scope::Scope;
 
@@ -115,6 +115,7 @@ impl Caller {
             Scope::Collection(name) if self.sees(name) => Ok(()),
             // Whether there is such a collection is not told.
             Scope::Collection(name) => {
+                let name = shown_collection_name(name);
                 let text = format!("these credentials are not for the collection {name:?}");
                 Err(ApiError::new(Reason::PermissionDenied, text).with("collection", name))
             }
@@ -131,6 +132,8 @@ impl Caller {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
 
     fn caller(collections: &[&str]) -> Caller {
@@ -145,6 +148,8 @@ mod tests {
         for denied in [Scope::Collection("c"), Scope::Collection(""), Scope::Collection("*"), Scope::Cluster] {
             assert_eq!(some.authorise(&denied).unwrap_err().reason, Reason::PermissionDenied, "{denied:?}");
         }
+        let long = "c".repeat(1 << 20);
+        assert!(some.authorise(&Scope::Collection(&long)).unwrap_err().to_rpc_status().encoded_len() < 1000);
         let all = caller(&["*"]);
         assert!(all.authorise(&Scope::Collection("c")).is_ok() && all.authorise(&Scope::Cluster).is_ok());
         let none = caller(&[]);

@@ -25,8 +25,8 @@ impl Client {
     }
 
     /// Does `work` for this client.
-    pub(crate) async fn doing<T>(self, work: impl Future<Output = T>) -> T {
-        CLIENT.scope(self, work).await
+    pub(crate) fn doing<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        CLIENT.scope(self, work)
     }
 }
 

@@ -68,6 +68,10 @@ pub(crate) struct Tokens {
 #[derive(Debug, Deserialize)]
 struct Claims {
     sub: String,
+    /// Read here so that it is a number: the library takes one of another type for one that is not there
+    /// (CVE-2026-25537). What it must be, the library checks.
+    #[serde(default, rename = "nbf")]
+    _nbf: Option<f64>,
     #[serde(default)]
     omma_roles: Vec<String>,
     #[serde(default)]

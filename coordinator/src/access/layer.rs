@@ -3,6 +3,7 @@
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures::future::Either;
 use omma_common::error::{ApiError, Reason};
@@ -46,21 +47,27 @@ impl<S> Guard<S> {
         if need == Need::Nothing {
             return Ok(Arc::new(Caller::nobody()));
         }
-        let caller = self.access.caller(request.headers()).inspect_err(|e| log(request, &Caller::unknown(), e))?;
+        let caller = self.access.caller(request.headers()).inspect_err(|e| {
+            if let Some(skipped) = self.access.strangers.line(Instant::now()) {
+                log(request, &Caller::unknown(), e, skipped);
+            }
+        })?;
         if let Need::Role(role) = need {
-            caller.has(role).inspect_err(|e| log(request, &caller, e))?;
+            caller.has(role).inspect_err(|e| log(request, &caller, e, 0))?;
         }
         Ok(caller)
     }
 }
 
-fn log(request: &Request<Body>, caller: &Caller, error: &ApiError) {
+/// `skipped`: as many before this one were not told of.
+fn log(request: &Request<Body>, caller: &Caller, error: &ApiError, skipped: u64) {
     audit(&Deed {
         caller,
         address: request.extensions().get::<ConnectInfo>().map(|info| info.address),
         rpc: request.uri().path().rsplit('/').next().unwrap_or_default(),
         collection: "",
         outcome: error.reason.name(),
+        skipped,
     });
 }
 

@@ -170,12 +170,12 @@ impl Ingest {
             Err(status) => return Err(Err(unreadable(&status))),
         };
         self.still_known().map_err(Err)?;
-        if !message.collection.is_empty() {
-            self.caller.authorise(&Scope::Collection(&message.collection)).map_err(Err)?;
-            validate::collection_name("collection", &message.collection).map_err(Err)?;
-            self.collection.clone_from(&message.collection);
-        } else if self.collection.is_empty() {
-            return Err(Err(ApiError::field("collection", "must be set in the stream's first message")));
+        match message.collection.as_str() {
+            "" if self.collection.is_empty() => {
+                return Err(Err(ApiError::field("collection", "must be set in the stream's first message")));
+            }
+            same if same.is_empty() || same == self.collection => {}
+            other => self.turn_to(other).map_err(Err)?,
         }
         let image_deadline = Deadline::after(Duration::from_secs(DEFAULT_DEADLINE_SECONDS));
         let deadline = self.deadline.map_or(image_deadline, |stream| stream.min(image_deadline));
@@ -197,6 +197,22 @@ impl Ingest {
         self.bytes += taken.bytes;
         self.taken.insert(task.id(), taken);
         Ok(())
+    }
+
+    /// Another collection's images come from here on.
+    fn turn_to(&mut self, collection: &str) -> Result<(), ApiError> {
+        if !self.collection.is_empty() {
+            self.audit("OK");
+        }
+        // Before the check: the log is to say what was denied.
+        collection.clone_into(&mut self.collection);
+        self.caller.authorise(&Scope::Collection(collection))?;
+        validate::collection_name("collection", collection)
+    }
+
+    fn audit(&self, outcome: &str) {
+        let (caller, address, collection) = (&self.caller, self.address, self.collection.as_str());
+        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome, skipped: 0 });
     }
 
     /// A stream may live for days, its caller's credentials not so long.
@@ -247,9 +263,7 @@ impl Drop for Ingest {
         let millis = self.begun.elapsed().as_secs_f64() * 1e3;
         let (answered, unanswered) = (self.answered, self.writes.len());
         self.span.in_scope(|| tracing::info!(millis, answered, unanswered, "ingest stream ended"));
-        let (caller, address, collection) = (&self.caller, self.address, self.collection.as_str());
-        let outcome = self.outcome;
-        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome });
+        self.audit(self.outcome);
     }
 }
 

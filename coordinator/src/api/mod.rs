@@ -147,7 +147,7 @@ impl Api {
         };
         log(rpc, begun.elapsed(), answer.as_ref().err());
         let outcome = answer.as_ref().err().map_or("OK", |e| e.reason.name());
-        audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome });
+        audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome, skipped: 0 });
         Ok(Response::new(answer?))
     }
 }

@@ -224,3 +224,24 @@ fn response(
     let timings = pb::SearchTimings { total: proto(total), fan_out: proto(fan_out), merge: proto(merge), ..timings };
     pb::SearchResponse { hits, coverage: Some(coverage), timings: Some(timings) }
 }
+
+#[cfg(test)]
+mod tests {
+    use omma_common::tls::Dialer;
+
+    use super::*;
+    use crate::access::Access;
+    use crate::node_client::Nodes;
+    use crate::routing::Routing;
+
+    /// Futures that hold others by value grow with each level, several times over, and are copied when they are begun.
+    #[tokio::test]
+    async fn a_search_takes_little_memory_while_it_waits() {
+        let routing = Routing::new(vec![], Nodes::new(1, Dialer::default(), None));
+        let access = Access::new(&Default::default()).unwrap();
+        let (_trigger, shutdown) = omma_common::shutdown::channel();
+        let api = Api(Arc::new(Coordinator::new(routing, Default::default(), access, shutdown)));
+        let search = api.unary("Search", Request::new(pb::SearchRequest::default()), one);
+        assert!(size_of_val(&search) < 4 << 10, "{} bytes", size_of_val(&search));
+    }
+}

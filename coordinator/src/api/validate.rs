@@ -19,23 +19,30 @@ use crate::scatter::fan_out::Freshness;
 /// Problems told at most in one answer.
 const MAX_PROBLEMS: usize = 16;
 
-fn named(field: &str, check: Result<(), InvalidName>) -> Result<(), ApiError> {
-    check.map_err(|problem| ApiError::field(field, problem))
+/// `limit` is the name of what a text of too many bytes has passed.
+fn named(field: &str, limit: &'static str, check: Result<(), InvalidName>) -> Result<(), ApiError> {
+    check.map_err(|problem| {
+        let error = ApiError::field(field, &problem);
+        match problem {
+            InvalidName::TooLong { actual, limit: most } => error.over(limit, most).with("actual", actual),
+            InvalidName::Empty | InvalidName::Character { .. } => error,
+        }
+    })
 }
 
 /// A collection's name.
 pub(crate) fn collection_name(field: &str, name: &str) -> Result<(), ApiError> {
-    named(field, check_collection_name(name))
+    named(field, "collection name bytes", check_collection_name(name))
 }
 
 /// A request id, or none.
 pub(crate) fn request_id(id: &str) -> Result<(), ApiError> {
-    named("request_id", check_request_id(id))
+    named("request_id", "request id bytes", check_request_id(id))
 }
 
 /// An image id.
 pub(crate) fn image_id(field: &str, id: &str) -> Result<(), ApiError> {
-    named(field, check_image_id(id))
+    named(field, "id bytes", check_image_id(id))
 }
 
 /// One entry at least, and at most as many as the limit `name` says.
@@ -110,13 +117,11 @@ pub(crate) fn image(
 
 /// The id of an image that is to be stored.
 pub(crate) fn new_id(field: &str, id: &str, limits: &Limits) -> Result<(), ApiError> {
-    image_id(field, id)?;
-    let (bytes, most) = (id.len(), limits.sizes.max_id_bytes);
-    if bytes > most {
-        let problem = InvalidName::TooLong { actual: bytes, limit: most };
-        return Err(ApiError::field(field, problem).over("max-id-bytes", most));
+    let (actual, limit) = (id.len(), limits.sizes.max_id_bytes);
+    if actual > limit {
+        return named(field, "max-id-bytes", Err(InvalidName::TooLong { actual, limit }));
     }
-    Ok(())
+    image_id(field, id)
 }
 
 /// An encoded picture's size.
@@ -222,7 +227,7 @@ pub(crate) fn freshness(consistency: i32, tokens: &[SessionToken]) -> Result<Fre
 
 /// A vector space of the caller's choice; the encoder's name stands for the encoder's dimension.
 pub(crate) fn vector_space(space: &VectorSpace, encoder: Option<&VectorSpace>) -> Result<(), ApiError> {
-    named("vector_space.id", check_request_id(&space.id))?;
+    named("vector_space.id", "vector space id bytes", check_request_id(&space.id))?;
     if space.id.is_empty() {
         return Err(ApiError::field("vector_space.id", InvalidName::Empty));
     }
@@ -376,6 +381,10 @@ mod tests {
             (image_count(&[good.clone(), good.clone()], &limits), "max-put-images", "1"),
             (image_ids(&ids, &limits), "max-ids", "1"),
             (new_id("id", "abcd", &limits), "max-id-bytes", "3"),
+            (new_id("id", &"x".repeat(300), &limits), "max-id-bytes", "3"),
+            (image_id("id", &"x".repeat(300)), "id bytes", "256"),
+            (collection_name("name", &"x".repeat(65)), "collection name bytes", "64"),
+            (request_id(&"x".repeat(65)), "request id bytes", "64"),
             (attributes(&["a", "b"]), "max-attributes", "1"),
             (attributes(&["a name of some length"]), "max-attribute-bytes", "20"),
             (picture("picture", &[0; 11], &limits), "max-picture-bytes", "10"),

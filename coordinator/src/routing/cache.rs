@@ -13,7 +13,6 @@ use omma_common::error::{ApiError, Reason};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::retry::Backoff;
 use omma_common::shutdown::Shutdown;
-use omma_common::tls::Dialer;
 use omma_proto::internal::v1::{GetMetadataRequest, GetMetadataResponse};
 use parking_lot::Mutex;
 use rand::Rng;
@@ -49,10 +48,10 @@ pub(crate) struct Routing {
 }
 
 impl Routing {
-    pub(crate) fn new(seeds: Vec<String>, calls_per_node: usize, dialer: Dialer) -> Self {
+    pub(crate) fn new(seeds: Vec<String>, nodes: Nodes) -> Self {
         Self {
             seeds,
-            nodes: Nodes::new(calls_per_node, dialer),
+            nodes,
             map: watch::Sender::new(None),
             leaders: watch::Sender::new(Leaders::default()),
             heard: Mutex::default(),
@@ -325,6 +324,8 @@ impl SingleFlight {
 
 #[cfg(test)]
 mod tests {
+    use omma_common::tls::Dialer;
+
     use super::*;
     use omma_proto::internal::v1 as node;
 
@@ -376,7 +377,7 @@ mod tests {
 
     #[tokio::test]
     async fn maps_only_grow_newer_and_never_change_cluster() {
-        let routing = Routing::new(vec![], 1, Dialer::default());
+        let routing = Routing::new(vec![], Nodes::new(1, Dialer::default(), None));
         for (version, cluster, want) in [(0, "", 0), (5, "a", 5), (4, "a", 5), (9, "b", 5), (6, "a", 6)] {
             routing.absorb(answer(version, cluster));
             assert_eq!(routing.version(), want, "{version} {cluster}");
@@ -396,7 +397,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_map_the_cluster_is_forming() {
-        let routing = Routing::new(vec!["127.0.0.1:1".into()], 1, Dialer::default());
+        let routing = Routing::new(vec!["127.0.0.1:1".into()], Nodes::new(1, Dialer::default(), None));
         assert_eq!(routing.map().await.unwrap_err().reason, Reason::ClusterForming);
     }
 }

@@ -59,6 +59,8 @@ pub struct State {
     pub request_ids: Vec<(u32, String)>,
     pub answers: HashMap<(u32, String), Vec<pb::PutResult>>,
     pub dropped: Vec<(u32, u64)>,
+    /// A group is added as soon as a collection is dropped somewhere.
+    pub grows_on_drop: bool,
     /// Groups that no node serves.
     pub dead_groups: Vec<u32>,
 }
@@ -382,6 +384,14 @@ impl ShardService for Double {
         let target = self.admit(request.into_inner().target.as_ref(), true)?;
         let mut state = self.state.lock();
         state.dropped.push((target.group_id, target.collection_uid));
+        if std::mem::take(&mut state.grows_on_drop) {
+            let group_id = GROUPS + 1;
+            let replicas = (1..=NODES).collect();
+            state.metadata.groups.push(node::Group { group_id, replicas, ..Default::default() });
+            state.metadata.epoch += 1;
+            state.metadata.version += 1;
+            state.leaders.insert(group_id, (1, 1));
+        }
         state.records.entry(target.group_id).or_default().retain(|(uid, _), _| *uid != target.collection_uid);
         Ok(Response::new(node::DropCollectionResponse {}))
     }
@@ -510,6 +520,9 @@ impl MetadataService for Double {
                     Outcome::Done(metadata.collections[i].collection.clone().unwrap())
                 }
             },
+            Command::RemoveCollection(r) if metadata.groups.iter().any(|g| g.group_id > r.last_group_id) => {
+                refusal(node::MetadataRefusal::StaleEpoch)
+            }
             Command::RemoveCollection(r) => {
                 metadata.collections.retain(|c| c.collection.as_ref().unwrap().uid != r.collection_uid);
                 Outcome::Done(pb::Collection::default())

@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| omma_shard::fuzzing::picture(bytes));
+libfuzzer_sys::fuzz_target!(init: omma_fuzz::forgive_decoders(), |bytes: &[u8]| omma_shard::fuzzing::picture(bytes));

@@ -6,6 +6,7 @@
 
 mod callers;
 mod pump;
+mod sockets;
 
 use std::collections::HashMap;
 use std::fmt;

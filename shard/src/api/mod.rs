@@ -22,7 +22,9 @@ use omma_proto::internal::v1::metadata_service_server::MetadataServiceServer;
 use omma_proto::internal::v1::placement_service_server::PlacementServiceServer;
 use omma_proto::internal::v1::shard_service_server::ShardServiceServer;
 use tokio::net::TcpListener;
+use tonic::service::Routes;
 use tonic::transport::Server;
+use tower::Layer;
 
 use crate::node::Node;
 
@@ -54,16 +56,7 @@ pub(crate) async fn serve(
     let placement = PlacementServiceServer::new(placement::PlacementApi { node: node.clone() });
     let checked = access::ByKind { ask: !matches!(security, Security::Plain) };
     let incoming = Incoming::over(listener, security, node.config.connections);
-    Server::builder()
-        // Pictures in flight fill windows quickly; the defaults are for small messages.
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(32 << 20)
-        .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
-        // A trace begins where a client asks, never here.
-        .layer(RpcLayer::new(Traces::Continue))
-        .layer(Track)
-        .layer(checked)
-        .add_service(health_service)
+    let routes = Routes::new(health_service)
         .add_service(reflection)
         .add_service(shards.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(metadata.max_decoding_message_size(MAX_MESSAGE_BYTES))
@@ -71,6 +64,21 @@ pub(crate) async fn serve(
             placement.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(raft::RaftApi::service(node.host.clone()))
+        .prepare();
+    // A trace begins where a client asks, never here.
+    let calls = RpcLayer::new(Traces::Continue);
+    if let Some(in_process) = &node.config.in_process {
+        in_process.open(calls.layer(routes.clone()));
+    }
+    Server::builder()
+        // Pictures in flight fill windows quickly; the defaults are for small messages.
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(32 << 20)
+        .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        .layer(calls)
+        .layer(Track)
+        .layer(checked)
+        .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, shutdown.begun())
         .await?;
     Ok(())

@@ -6,7 +6,8 @@
 //! refused.
 //!
 //! There is one decoding thread more than one client may keep busy: whoever sends a single picture finds it free,
-//! whatever another client floods the encoder with.
+//! whatever another client floods the encoder with. Where inference takes the cores that decoding takes, the bound is for
+//! both together: else a flood would have twice as many threads as there are cores, and everybody's work would crawl.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,6 +74,8 @@ pub(super) struct PipelineConfig {
     pub dimension: usize,
     /// Pictures of one client that are decoded at once.
     pub decode_threads: usize,
+    /// Inference runs on the cores that decode: of one client, no more than those are in either.
+    pub shared_cores: bool,
     pub max_batch: usize,
     /// How long a worker with less than a full batch waits for more.
     pub gather: Duration,
@@ -166,7 +169,7 @@ impl Pipeline {
             budget: Budget::new(config.decode_memory),
             watch: Watch::new(config.decode_patience),
             ahead: workers.len().max(1) * config.max_batch.max(1),
-            pace: Pace::new(decode_threads, workers.len()),
+            pace: Pace::new(decode_threads, workers.len(), config.shared_cores),
             config,
             images: AtomicU64::new(0),
             batches: AtomicU64::new(0),
@@ -300,6 +303,10 @@ impl Shared {
                 Ok(numbers) => {
                     DECODE_SECONDS.took(decode);
                     self.to_infer.push(line, Decoded { numbers, ticket, since: end, decode, queue }, self.ahead);
+                    if self.config.shared_cores {
+                        // Still at work: see `infer_loop`.
+                        continue;
+                    }
                 }
                 Err(error) => ticket.answer(Err(error.into())),
             }
@@ -358,7 +365,12 @@ impl Shared {
             if !wanted.is_empty() {
                 self.infer(worker.as_mut(), wanted);
             }
-            lines.into_iter().for_each(|line| self.to_infer.done(line));
+            for line in lines {
+                self.to_infer.done(line);
+                if self.config.shared_cores {
+                    self.to_decode.done(line);
+                }
+            }
         }
     }
 

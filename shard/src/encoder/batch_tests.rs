@@ -55,6 +55,7 @@ fn config() -> PipelineConfig {
         },
         dimension: 2,
         decode_threads: 2,
+        shared_cores: false,
         max_batch: 4,
         gather: Duration::ZERO,
         queue: 64,
@@ -237,6 +238,44 @@ async fn a_flood_that_waits_for_inference_leaves_a_decoder_to_others() {
     let no_picture =
         pipeline.encode(Bytes::from_static(b"text"), polite, Deadline::after(Duration::from_secs(5))).await;
     assert!(matches!(no_picture, Err(EncoderError::Picture(_))), "{no_picture:?}");
+    drop(release);
+    assert!(calls.join_all().await.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn on_shared_cores_a_flood_has_no_more_threads_than_cores() {
+    let (release, held) = mpsc::channel();
+    let workers: Vec<Box<dyn Infer>> = vec![Box::new(Held(held)), Box::new(Mean::default())];
+    let pipeline = pipeline(PipelineConfig { max_batch: 1, shared_cores: true, ..config() }, workers);
+    let (flood, polite) = (Line { client: 1, urgent: false }, Line { client: 2, urgent: false });
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let pipeline = Arc::clone(&pipeline);
+        calls.spawn(async move { pipeline.encode(picture(1), flood, soon()).await });
+    }
+    // One is held; the others go past it one after the other, and nothing is lost.
+    for _ in 0..19 {
+        assert!(calls.join_next().await.unwrap().unwrap().is_ok());
+    }
+    assert_eq!(pipeline.shared.to_decode.waiting(flood), 0);
+    assert!(pipeline.encode(picture(2), polite, soon()).await.is_ok());
+    drop(release);
+    assert!(calls.join_next().await.unwrap().unwrap().is_ok());
+
+    // With both workers held, two are at work and the rest waits where it can be refused.
+    let (release, held): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel()).unzip();
+    let workers = held.into_iter().map(|held| Box::new(Held(held)) as Box<dyn Infer>).collect();
+    let pipeline = self::pipeline(PipelineConfig { max_batch: 1, shared_cores: true, ..config() }, workers);
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let pipeline = Arc::clone(&pipeline);
+        calls.spawn(async move { pipeline.encode(picture(1), flood, soon()).await });
+    }
+    while pipeline.occupancy().0 < 20 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(pipeline.shared.to_decode.waiting(flood), 18);
     drop(release);
     assert!(calls.join_all().await.iter().all(Result::is_ok));
 }

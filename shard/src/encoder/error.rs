@@ -142,6 +142,7 @@ impl From<EncoderError> for ApiError {
         match error {
             EncoderError::Picture(PictureError::TooManyBytes { limit, .. }) => api.over("max-picture-bytes", limit),
             EncoderError::Picture(PictureError::TooManyPixels { limit, .. }) => api.over("max-picture-pixels", limit),
+            EncoderError::Picture(PictureError::TooLong { limit, .. }) => api.over("picture side", limit),
             EncoderError::Picture(PictureError::TooSlow { limit }) => api.over("max-decode-seconds", limit.as_secs()),
             _ => api,
         }

@@ -66,7 +66,8 @@ pub struct EncoderConfig {
     pub max_picture_bytes: usize,
     /// Largest picture, in pixels.
     pub max_picture_pixels: u64,
-    /// Pictures of one client that are decoded at once; there is one thread more. 0: as many as there are cores.
+    /// Pictures of one client that are decoded at once, or on a CPU in the model; there is one thread more. 0: as many as
+    /// there are cores.
     pub decode_threads: usize,
     /// Sessions that run at once, each on a thread of its own. 0: one per core on a CPU, one on a GPU.
     pub workers: usize,
@@ -152,6 +153,7 @@ impl Encoder {
             preprocessing: model.preprocessing,
             dimension: dimension as usize,
             decode_threads: or(config.decode_threads, cores),
+            shared_cores: !on_gpu,
             max_batch,
             gather: if on_gpu { CUDA_GATHER } else { Duration::ZERO },
             queue: config.queue,

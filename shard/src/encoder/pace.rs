@@ -3,18 +3,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Of both pools: the slower one decides how fast lines move.
+/// Of both pools: the slower one decides how fast lines move, unless both take the same cores.
 pub(super) struct Pace {
     decoders: usize,
     workers: usize,
+    shared_cores: bool,
     decode_nanos: AtomicU64,
     infer_nanos: AtomicU64,
 }
 
 impl Pace {
-    /// Of pools of so many threads.
-    pub(super) fn new(decoders: usize, workers: usize) -> Self {
-        Self { decoders, workers, decode_nanos: AtomicU64::new(0), infer_nanos: AtomicU64::new(0) }
+    /// Of pools of so many threads. `shared_cores`: the decoders' are as many as there are cores, for both.
+    pub(super) fn new(decoders: usize, workers: usize, shared_cores: bool) -> Self {
+        Self { decoders, workers, shared_cores, decode_nanos: AtomicU64::new(0), infer_nanos: AtomicU64::new(0) }
     }
 
     /// A picture was decoded.
@@ -30,7 +31,10 @@ impl Pace {
     /// How long a picture waits that has `ahead` others before it.
     pub(super) fn wait(&self, ahead: usize) -> Duration {
         let per = |nanos: &AtomicU64, threads: usize| nanos.load(Ordering::Relaxed) / threads.max(1) as u64;
-        let one = per(&self.decode_nanos, self.decoders).max(per(&self.infer_nanos, self.workers));
+        let one = match self.shared_cores {
+            true => per(&self.decode_nanos, self.decoders) + per(&self.infer_nanos, self.decoders),
+            false => per(&self.decode_nanos, self.decoders).max(per(&self.infer_nanos, self.workers)),
+        };
         Duration::from_nanos(one.saturating_mul(ahead as u64))
     }
 }
@@ -48,7 +52,7 @@ mod tests {
 
     #[test]
     fn the_slower_pool_sets_the_pace() {
-        let (pace, millis) = (Pace::new(4, 2), Duration::from_millis);
+        let (pace, millis) = (Pace::new(4, 2, false), Duration::from_millis);
         assert_eq!(pace.wait(9), Duration::ZERO);
         pace.decoded(millis(8));
         assert_eq!(pace.wait(3), millis(6));
@@ -56,5 +60,13 @@ mod tests {
         assert_eq!(pace.wait(3), millis(15));
         (0..60).for_each(|_| pace.decoded(millis(40)));
         assert!((millis(29)..=millis(30)).contains(&pace.wait(3)), "{:?}", pace.wait(3));
+    }
+
+    #[test]
+    fn on_shared_cores_both_count() {
+        let (pace, millis) = (Pace::new(2, 2, true), Duration::from_millis);
+        pace.decoded(millis(4));
+        pace.inferred(millis(10));
+        assert_eq!(pace.wait(3), millis(21));
     }
 }

@@ -77,7 +77,10 @@ fn tokens_that_are_not_for_us_or_not_in_time_are_refused() {
         ("aud", Value::Null),
         ("exp", json!(now() - 120)),
         ("exp", Value::Null),
+        ("exp", json!((now() + 60).to_string())),
         ("nbf", json!(now() + 120)),
+        ("nbf", json!((now() + 120).to_string())),
+        ("nbf", json!([now() + 120])),
         ("sub", json!("")),
         ("sub", json!("a\nb")),
         ("sub", Value::Null),
@@ -125,6 +128,23 @@ fn only_signatures_of_the_issuers_keys_are_believed() {
     ] {
         assert!(tokens.holder(&forged).is_err(), "{forged:.80}");
     }
+}
+
+#[test]
+fn a_new_key_set_is_taken_without_a_restart() {
+    let (old, new) = (Issuer::new("k1"), Issuer::new("k2"));
+    let config = config(&json!({ "keys": [old.jwk()] }), "rotated");
+    let watched = config.watch().unwrap();
+    let known = |issuer: &Issuer| watched.get().holder(&issuer.sign(&claims())).is_ok();
+    assert!(known(&old) && !known(&new));
+    // Another length, so that the change is seen even if the clock of the file system is coarse.
+    std::fs::write(&config.jwks, json!({ "keys": [new.jwk(), Issuer::new("k3").jwk()] }).to_string()).unwrap();
+    let begin = SystemTime::now();
+    while !known(&new) {
+        assert!(begin.elapsed().unwrap().as_secs() < 20, "the new key is not known");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(!known(&old), "the old key is still believed");
 }
 
 #[test]

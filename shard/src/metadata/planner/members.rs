@@ -78,6 +78,7 @@ mod tests {
 
     use super::*;
     use crate::metadata::planner::NodeView;
+    use crate::room::DiskRoom;
     use omma_proto::internal::v1::Metadata;
 
     /// Three nodes vote and two are being drained; the one that is to stay does not answer.
@@ -86,8 +87,9 @@ mod tests {
         let nodes = (1..=3).map(|id| Node { node_id: id, state: state(id).into(), ..Node::default() });
         let metadata = Metadata { nodes: nodes.collect(), ..Metadata::default() };
         let health = |id| if id < 3 { Health::Up } else { third };
-        let seen: BTreeMap<_, _> =
-            (1..=3).map(|id| (id, NodeView { health: health(id), held: BTreeSet::new() })).collect();
+        let seen: BTreeMap<_, _> = (1..=3)
+            .map(|id| (id, NodeView { health: health(id), held: BTreeSet::new(), room: DiskRoom::Ample }))
+            .collect();
         let members = GroupView {
             leader: 2,
             settled: true,

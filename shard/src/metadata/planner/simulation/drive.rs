@@ -24,7 +24,8 @@ impl World {
             _ => Health::Lost,
         };
         let nodes =
-            self.nodes.iter().map(|(id, n)| (*id, NodeView { health: health(n), held: n.held.clone() })).collect();
+            self.nodes.iter().map(|(id, n)| (*id, NodeView { health: health(n), held: n.held.clone(), room: n.room }));
+        let nodes = nodes.collect();
         let up = self.up();
         let views = self.groups.iter().filter_map(|(id, m)| {
             let members = m.voters.iter().chain(&m.learners).copied();

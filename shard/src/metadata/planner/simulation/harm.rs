@@ -12,6 +12,7 @@ use rand::seq::{IndexedRandom, IteratorRandom};
 use super::model::{Model, SimNode};
 use super::world::{World, node};
 use crate::metadata::planner::Step;
+use crate::room::DiskRoom;
 
 impl World {
     /// Whether every group keeps its majority without `lost`, with nothing else amiss.
@@ -35,7 +36,11 @@ impl World {
     pub(super) fn harm(&mut self) {
         let ids: Vec<NodeId> = self.nodes.iter().filter(|(_, n)| !n.dead).map(|(id, _)| *id).collect();
         let Some(id) = ids.choose(&mut self.rng).copied() else { return };
-        match self.rng.random_range(0..17) {
+        match self.rng.random_range(0..19) {
+            17 | 18 => {
+                let room = [DiskRoom::None, DiskRoom::None, DiskRoom::Little, DiskRoom::Ample];
+                self.nodes.get_mut(&id).unwrap().room = *room.choose(&mut self.rng).unwrap();
+            }
             16 => {
                 let groups = self.rng.random_range(1..=9);
                 assert!(self.command(Command::SetGroups(SetGroups { groups })));

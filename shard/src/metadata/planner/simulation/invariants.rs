@@ -10,6 +10,7 @@ use crate::images::slots::slot_set;
 use crate::metadata::groups::wanted;
 use crate::metadata::nodes::is_active;
 use crate::metadata::planner::{MOST_MOVES, first};
+use crate::room::DiskRoom;
 
 impl World {
     /// What must hold at any time.
@@ -57,7 +58,11 @@ impl World {
             if enough {
                 assert!(replicas.is_subset(&usable), "{group:?} on {usable:?}");
                 assert_eq!(replicas.iter().map(zone).collect::<BTreeSet<_>>().len(), zones.len().min(self.replication));
-                assert_eq!(model.leader, group.replicas.first().copied(), "{group:?}");
+                let room = |id: &NodeId| self.nodes[id].room;
+                let (leader, ample) = (model.leader.unwrap(), |id: &NodeId| room(id) == DiskRoom::Ample);
+                assert!(room(&leader) != DiskRoom::None || !replicas.iter().any(ample), "{leader} leads {group:?}");
+                let first = group.replicas.first().unwrap();
+                assert!(leader == *first || !ample(first), "{leader} leads {group:?}");
             }
             replicas.iter().for_each(|r| *load.entry(*r).or_default() += 1);
             for (id, node) in self.nodes.iter().filter(|(_, n)| n.up) {

@@ -1,5 +1,6 @@
 //! Planner, metadata state machine and a model of groups and nodes, driven by one seed: nodes die, come back, lose
-//! their disks, join, are drained; whoever drives dies between any two steps; steps are lost, late and repeated.
+//! their disks, join, are drained, run out of room; whoever drives dies between any two steps; steps are lost, late and
+//! repeated.
 //!
 //! `OMMA_SIM_SEED=SEED` repeats one run, `OMMA_SIM_RUNS=N` runs so many.
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use omma_common::ids::{GroupId, NodeId};
 
+use crate::room::DiskRoom;
+
 /// A group and the copies of it.
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -36,11 +38,19 @@ impl Model {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SimNode {
     pub(super) up: bool,
+    pub(super) room: DiskRoom,
     /// Never comes back.
     pub(super) dead: bool,
     pub(super) silent: u32,
     pub(super) held: BTreeSet<GroupId>,
+}
+
+impl Default for SimNode {
+    fn default() -> Self {
+        let (up, dead, silent, held) = (false, false, 0, BTreeSet::new());
+        Self { up, room: DiskRoom::Ample, dead, silent, held }
+    }
 }

@@ -1,3 +1,4 @@
+use omma_common::ids::{METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::{SetGroups, SetMovesPaused, SetNodeState};
 use omma_proto::v1::NodeState;
@@ -6,6 +7,7 @@ use rand::rngs::StdRng;
 
 use super::LOST_AFTER;
 use super::world::{World, node};
+use crate::room::DiskRoom;
 
 fn even(nodes: u64, groups: u32) -> World {
     World::formed(StdRng::seed_from_u64(1), (1..=nodes).map(|id| node(id, 0)).collect(), groups, 3)
@@ -108,6 +110,30 @@ fn a_pause_stops_moves_and_their_end_goes_on() {
     assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: false })));
     world.settle();
     world.in_order();
+}
+
+#[test]
+fn leaders_without_room_hand_over_and_come_back() {
+    let mut world = even(3, 6);
+    world.settle();
+    let led = |w: &World, node: NodeId| {
+        w.groups.iter().filter(|(id, m)| **id != METADATA_GROUP && m.leader == Some(node)).count()
+    };
+    assert_eq!([1, 2, 3].map(|n| led(&world, n)), [2, 2, 2]);
+    assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: true })));
+    for (room, then) in [(DiskRoom::Little, [2, 2, 2]), (DiskRoom::None, [0, 3, 3]), (DiskRoom::Little, [0, 3, 3])] {
+        world.nodes.get_mut(&1).unwrap().room = room;
+        world.settle();
+        assert_eq!([1, 2, 3].map(|n| led(&world, n)), then, "{room:?}");
+    }
+    // Nobody has room: all stay where they are.
+    world.nodes.values_mut().for_each(|n| n.room = DiskRoom::None);
+    world.settle();
+    assert_eq!([1, 2, 3].map(|n| led(&world, n)), [0, 3, 3]);
+    world.nodes.values_mut().for_each(|n| n.room = DiskRoom::Ample);
+    assert!(world.command(Command::SetMovesPaused(SetMovesPaused { paused: false })));
+    world.settle();
+    assert_eq!(([1, 2, 3].map(|n| led(&world, n)), world.begun), ([2, 2, 2], 0));
 }
 
 fn set_groups(world: &mut World, groups: u32) {

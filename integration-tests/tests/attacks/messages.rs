@@ -1,0 +1,198 @@
+//! Messages that never end, are too large, too deep, or come again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use omma_integration_tests::client::{Client, channel, picture_image, vector_image};
+use omma_integration_tests::cluster::Cluster;
+use omma_proto::v1::cluster_service_client::ClusterServiceClient;
+use omma_proto::v1::*;
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::body::Body;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request, Status};
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tower::{Service, ServiceExt};
+
+use super::raw::Raw;
+use super::{ARRIVING, COLLECTION, REQUEST};
+
+/// The start of an HTTP/2 connection, and one request whose body is announced and never comes.
+pub(crate) async fn endless_messages(cluster: &Cluster) -> Result<String> {
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        let mut tcp = TcpStream::connect(cluster.address()?).await?;
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        let mut headers = vec![0x83, 0x86];
+        let mut literal = |name: &[u8], value: &[u8]| {
+            headers.push(0);
+            for text in [name, value] {
+                headers.push(text.len() as u8);
+                headers.extend_from_slice(text);
+            }
+        };
+        literal(b":path", b"/omma.v1.SearchService/Search");
+        literal(b":authority", b"x");
+        literal(b"content-type", b"application/grpc");
+        literal(b"te", b"trailers");
+        bytes.extend_from_slice(&(headers.len() as u32).to_be_bytes()[1..]);
+        bytes.extend_from_slice(&[1, 4, 0, 0, 0, 1]);
+        bytes.extend_from_slice(&headers);
+        // A message of 16 MiB, of which one byte comes.
+        bytes.extend_from_slice(&[0, 0, 6, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 7]);
+        tcp.write_all(&bytes).await?;
+        open.push(tcp);
+    }
+    let begun = Instant::now();
+    let ends = open.into_iter().map(|tcp| async move {
+        let answered = tokio::time::timeout(REQUEST * 2, answered(tcp)).await.unwrap_or(false);
+        (answered, begun.elapsed())
+    });
+    for (answered, after) in futures::future::join_all(ends).await {
+        // A little less than the limit passes between the last byte and here.
+        ensure!(answered && after > REQUEST / 2, "answered: {answered}, after {after:?}");
+    }
+    let last = begun.elapsed().as_secs_f64();
+    Ok(format!("all ended by an answer, the last after {last:.1} s; the limit here is {REQUEST:?}"))
+}
+
+/// Whether headers of an answer come before the connection ends. RFC 9113, 4.1.
+async fn answered(mut tcp: TcpStream) -> bool {
+    const HEADERS: u8 = 1;
+    let mut head = [0; 9];
+    while tcp.read_exact(&mut head).await.is_ok() {
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        if tcp.read_exact(&mut payload).await.is_err() {
+            return false;
+        }
+        if head[3] == HEADERS {
+            return true;
+        }
+    }
+    false
+}
+
+/// Each on a connection of its own. Whoever began first gives way to the rest.
+pub(crate) async fn halves(cluster: &Cluster) -> Result<String> {
+    let half = || -> Result<_> {
+        let head = [&[0][..], &(30u32 << 20).to_be_bytes()].concat();
+        let parts = [head, vec![0; 8 << 20]].map(|part| Ok::<_, Status>(Frame::data(Bytes::from(part))));
+        let body = Body::new(StreamBody::new(tokio_stream::iter(parts).chain(tokio_stream::pending())));
+        let request = http::Request::post(format!("http://{}/omma.v1.ImageService/PutImages", cluster.address()?));
+        let request = request.header("content-type", "application/grpc").header("te", "trailers").body(body)?;
+        let mut channel = channel(cluster.address()?)?;
+        Ok(async move {
+            let called = async { channel.ready().await.ok()?.call(request).await.ok() };
+            tokio::time::timeout(Duration::from_secs(4), called).await.ok().flatten()
+        })
+    };
+    let calls = (0..20).map(|_| half()).collect::<Result<Vec<_>>>()?;
+    let answers = futures::future::join_all(calls).await;
+    let code = |answer: &http::Response<Body>| {
+        answer.headers().get("grpc-status").map(|code| code.to_str().unwrap_or("?").to_owned())
+    };
+    let refused = answers.iter().flatten().filter(|answer| code(answer).as_deref() == Some("8")).count();
+    ensure!(refused >= 20 - ARRIVING / 8, "{refused} refused, {answers:?}");
+    Ok(format!("{refused} refused with `RESOURCE_EXHAUSTED`, to keep to {ARRIVING} MiB"))
+}
+
+pub(crate) async fn huge_headers(client: &Client) -> Result<String> {
+    let mut request = Request::new(GetClusterStatusRequest {});
+    request.metadata_mut().insert("x-large", MetadataValue::try_from("x".repeat(1 << 20))?);
+    let mut cluster = ClusterServiceClient::new(client.channel());
+    let status = cluster.get_cluster_status(request).await.err().context("1 MiB of headers were taken")?;
+    Ok(format!("{:?}", status.code()))
+}
+
+pub(crate) async fn reflection(client: &Client) -> Result<String> {
+    let requests = (0..1_000).map(|n| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileByFilename(format!("{n}{}", "x".repeat(1000)))),
+    });
+    let mut answers = ServerReflectionClient::new(client.channel())
+        .server_reflection_info(tokio_stream::iter(requests))
+        .await?
+        .into_inner();
+    let mut codes = std::collections::BTreeMap::new();
+    let outcome = loop {
+        match answers.message().await {
+            Ok(Some(_)) => *codes.entry("answered").or_insert(0) += 1,
+            Ok(None) => break "the end".to_owned(),
+            Err(status) => break format!("{:?}", status.code()),
+        }
+    };
+    Ok(format!("{codes:?}, then {outcome}"))
+}
+
+pub(crate) async fn oversize(client: &Client) -> Result<String> {
+    let picture = vec![0xFF; 40 << 20];
+    let status = client.put(COLLECTION, vec![picture_image("a", picture.into())]).await.err().context("taken")?;
+    ensure!(status.code() == Code::ResourceExhausted, "{status:?}");
+    Ok("RESOURCE_EXHAUSTED, MESSAGE_TOO_LARGE".into())
+}
+
+pub(crate) async fn long_name(client: &Client) -> Result<String> {
+    let mut image = vector_image("a", vec![1.0; 1280]);
+    image.attributes.insert("n".repeat(8 << 20), AttributeValue { kind: Some(attribute_value::Kind::BoolValue(true)) });
+    let status = client.put(COLLECTION, vec![image]).await.err().context("taken")?;
+    ensure!(status.code() == Code::InvalidArgument && status.message().len() < 10_000, "{:?}", status.code());
+    Ok("INVALID_ARGUMENT".into())
+}
+
+pub(crate) async fn many_queries(client: &Client) -> Result<String> {
+    let queries = vec![Query::default(); 100_000];
+    let request = BatchSearchRequest { collection: COLLECTION.into(), queries, ..Default::default() };
+    let status = client.searches().batch_search(request).await.err().context("taken")?;
+    ensure!(status.code() == Code::InvalidArgument, "{status:?}");
+    Ok("INVALID_ARGUMENT".into())
+}
+
+/// One that is too deep for the server, one that is so for Protobuf, and one for whoever would walk it.
+pub(crate) async fn deep_filters(cluster: &Cluster) -> Result<String> {
+    // Field numbers of Filter.negation, Query.filter, SearchRequest.query; Protobuf's kind 2: what follows has a length.
+    let [negation, filter, query] = [7u8, 6, 2].map(|field| field << 3 | 2);
+    let mut grpc = tonic::client::Grpc::new(channel(cluster.address()?)?);
+    let mut answers = Vec::new();
+    for depth in [9, 60, 100_000] {
+        // From the inside, and backwards: no encoder goes so deep.
+        let mut backwards = Vec::new();
+        for number in std::iter::repeat_n(negation, depth).chain([filter, query]) {
+            let mut head = vec![number];
+            prost::encoding::encode_varint(backwards.len() as u64, &mut head);
+            backwards.extend(head.into_iter().rev());
+        }
+        let name = SearchRequest { collection: COLLECTION.into(), ..Default::default() }.encode_to_vec();
+        let bytes: Vec<u8> = name.into_iter().chain(backwards.into_iter().rev()).collect();
+        grpc.ready().await?;
+        let path = http::uri::PathAndQuery::from_static("/omma.v1.SearchService/Search");
+        let answer = grpc.unary(Request::new(bytes), path, Raw).await.err().context("taken")?;
+        ensure!(answer.code() == Code::InvalidArgument, "{depth} levels: {answer:?}");
+        answers.push(answer);
+    }
+    ensure!(answers[0].message().contains("deeper than 8 levels"), "{answers:?}");
+    Ok("`INVALID_ARGUMENT`".into())
+}
+
+pub(crate) async fn replay(client: &Client) -> Result<String> {
+    let put = |ids: &[&str], request_id: &str| {
+        let images = ids.iter().map(|id| vector_image(id, vec![1.0; 1280])).collect();
+        let request = PutImagesRequest { collection: COLLECTION.into(), images, request_id: request_id.into() };
+        let mut images = client.images();
+        async move { images.put_images(request).await.map(tonic::Response::into_inner) }
+    };
+    let id = "11111111-1111-4111-8111-111111111111";
+    let first = put(&["r1"], id).await?;
+    let again = put(&["r1"], id).await?;
+    ensure!(first.results[0].effect == again.results[0].effect, "{first:?} {again:?}");
+    let other = put(&["r1", "r2"], id).await.err().context("a used request id was taken for other images")?;
+    ensure!(other.code() == Code::InvalidArgument, "{other:?}");
+    Ok("the first answer again; for other images INVALID_ARGUMENT".into())
+}
