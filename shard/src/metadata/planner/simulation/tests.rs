@@ -28,8 +28,8 @@ fn whatever_happens_everything_comes_to_order() {
     }
 }
 
-/// 4341: a node that had just fallen silent for good was made the only voter of the metadata group. 9882: a move was
-/// given up, late, when it had gone on.
+/// In the simulation of then. 4341: a node that had just fallen silent for good was made the only voter of the metadata
+/// group; 9882: a move was given up, late, when it had gone on. `members.rs` and `follow.rs` have them in small.
 #[test]
 fn what_went_wrong_once_goes_well() {
     [4341, 9882].into_iter().for_each(|seed| World::new(seed).run());
