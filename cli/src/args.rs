@@ -61,7 +61,7 @@ pub(crate) enum Command {
     Get(get::GetArgs),
     /// Delete images
     Delete(delete::DeleteArgs),
-    /// Copy a collection into a folder
+    /// Copy a collection into a folder or an object store
     Backup(backup::BackupArgs),
     /// Copy a backup into a cluster
     Restore(backup::RestoreArgs),

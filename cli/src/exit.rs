@@ -7,13 +7,15 @@ use std::process::ExitCode;
 use omma_client::{ClientError, Origin};
 use tonic::Code;
 
+use crate::backup::{InvalidPlace, StoreError};
+
 /// Shown at the end of `omma --help`.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    refused or failed; of several images or files, at least one
   2    the command line is wrong
-  3    the cluster cannot be reached, is not available, or did not answer in time
+  3    the cluster, or the object store of a backup, cannot be reached, is not available, or did not answer in time
   130  interrupted";
 
 /// Why a command failed.
@@ -25,6 +27,9 @@ pub(crate) enum CliError {
     /// The cluster, or the way to it.
     #[error("{0}")]
     Client(#[from] ClientError),
+    /// Where a backup is.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A file that must be read or written.
     #[error("cannot {what}: {source}")]
     Io {
@@ -45,6 +50,12 @@ pub(crate) enum CliError {
     /// Whoever read the output went away.
     #[error("the output was closed")]
     OutputClosed,
+}
+
+impl From<InvalidPlace> for CliError {
+    fn from(error: InvalidPlace) -> Self {
+        Self::Usage(error.to_string())
+    }
 }
 
 impl CliError {
@@ -69,6 +80,7 @@ impl CliError {
         match self {
             Self::Usage(_) => 2,
             Self::Client(error) if is_unavailable(error) => 3,
+            Self::Store(error) if error.is_unavailable() => 3,
             Self::Client(error) if error.origin() == Origin::Client && error.code() == Code::InvalidArgument => 2,
             Self::Interrupted => 130,
             // Like any filter whose reader has seen enough.

@@ -378,6 +378,22 @@ async fn slow_and_dead_replicas_do_not_slow_a_search() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_search_goes_by_a_newer_map_also_if_a_node_is_dead() {
+    // No poll comes in between.
+    let cluster = Cluster::start_with(|config| config.poll_interval = Duration::from_secs(600)).await;
+    let mut clients = Clients::of(&cluster);
+    clients.create("c").await;
+    cluster.kill(3);
+    let any = |r: &mut pb::SearchRequest| r.consistency = pb::Consistency::Any as i32;
+    for first in [700, 800, 900, 1000, 1100] {
+        // Once it was met, the dead node is asked last: what it does not say is heard last.
+        clients.find(direction([1.0; 4]), any).await.unwrap();
+        cluster.move_slots(first);
+        clients.find(direction([1.0; 4]), any).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pictures_are_encoded_by_whoever_can() {
     let (cluster, mut clients) = ready().await;
     cluster.script(1).down.store(true, Ordering::SeqCst);
@@ -608,6 +624,18 @@ async fn a_deletion_that_was_broken_off_is_ended_by_the_next_call() {
     }
     clients.collections.delete_collection(pb::DeleteCollectionRequest { name: "c".into() }).await.unwrap();
     assert!(cluster.state.lock().metadata.collections.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_comes_while_a_collection_is_deleted_drops_it_too() {
+    let (cluster, mut clients) = ready().await;
+    cluster.state.lock().grows_on_drop = true;
+    clients.collections.delete_collection(pb::DeleteCollectionRequest { name: "c".into() }).await.unwrap();
+    let state = cluster.state.lock();
+    let mut dropped: Vec<u32> = state.dropped.iter().map(|(group, _)| *group).collect();
+    dropped.sort_unstable();
+    assert_eq!(dropped, [1, 2, 3, 4], "each once");
+    assert!(state.metadata.collections.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,8 @@
 //! [`cluster`] starts `omma-shard` and `omma-coordinator` as processes on loopback and does harm to them; [`client`]
 //! talks to the public API through the generated code; [`replicas`] asks each replica directly, past the coordinator;
 //! [`ingest`] is the write load that runs while something fails; [`pictures`] and [`vectors`] make the data; [`admin`] reads
-//! metrics and probes, [`kubelet`] asks probes as Kubernetes does, [`collector`] stands in for a trace collector.
+//! metrics and probes, [`kubelet`] asks probes as Kubernetes does, [`collector`] stands in for a trace collector,
+//! [`object_store`] is an object store.
 //!
 //! [`storm`] draws faults from a seed and lets clients work under them; [`network`] is where it cuts and slows links;
 //! [`history`] checks what the clients saw.
@@ -24,6 +25,7 @@ pub mod metric_names;
 pub mod nested;
 pub mod network;
 pub mod notes;
+pub mod object_store;
 pub mod pictures;
 pub mod placement;
 pub mod ports;

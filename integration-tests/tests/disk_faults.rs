@@ -1,5 +1,7 @@
 //! Damaged files: noticed, never served, and made good where there is another copy; a clear refusal where there is none.
 
+mod damage;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,9 +13,7 @@ use omma_integration_tests::ingest::{Ingest, IngestOptions};
 use omma_integration_tests::note;
 use omma_integration_tests::replicas::missing;
 use omma_integration_tests::vectors::{generator, seed, unit_vector};
-use omma_proto::internal::v1::StoredCollection;
 use omma_shard::store::{Batch, Store};
-use prost::Message;
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -124,27 +124,6 @@ async fn a_node_with_damaged_stores_starts_anew_and_is_rebuilt() -> Result<()> {
     Ok(())
 }
 
-/// Changes the digests of all collections of a group in a store that nobody has open: as if apply had gone astray.
-fn lead_astray(state: &Store, group: u32) -> Result<()> {
-    let table = state.table(&format!("state.{group}.0"))?;
-    let entries: Vec<_> = table.prefix(b"c").collect::<Result<_, _>>()?;
-    ensure!(!entries.is_empty(), "group {group} has no collections");
-    let mut batch = Batch::default();
-    for (key, value) in entries {
-        let (body, _) = value.split_last_chunk::<4>().context("too short")?;
-        let mut stored = StoredCollection::decode(&body[1..])?;
-        let mut digest = stored.digest.to_vec();
-        *digest.first_mut().context("no digest")? ^= 1;
-        stored.digest = digest.into();
-        let mut sealed = vec![body[0]];
-        stored.encode(&mut sealed)?;
-        sealed.extend(crc32fast::hash(&sealed).to_le_bytes());
-        batch.insert(key, sealed);
-    }
-    table.apply(batch)?;
-    Ok(state.flush()?)
-}
-
 /// Flips a bit of the last value whose key begins so, past the store's own checksums.
 fn damage_last(store: &Store, table: &str, prefix: &[u8]) -> Result<()> {
     let table = store.table(table)?;
@@ -171,7 +150,7 @@ async fn only_the_damaged_replica_is_built_again() -> Result<()> {
     // An entry of the Raft log, a digest, and a record, of one group each.
     let entries = [&1u32.to_be_bytes()[..], &[3]].concat();
     damage_last(&open("raft")?, "log", &entries)?;
-    lead_astray(&open("state")?, 2)?;
+    damage::lead_astray(&open("state")?, 2)?;
     damage_last(&open("state")?, "state.3.0", b"v")?;
     let begin = Instant::now();
     cluster.restart(2)?;

@@ -150,6 +150,55 @@ async fn a_disk_that_is_full_before_anybody_looks_costs_nothing_acknowledged() -
     Ok(())
 }
 
+/// Shard groups that a node leads.
+async fn led(cluster: &Cluster, node: usize) -> Result<usize> {
+    let status = cluster.status().await?;
+    let leads = |leader: u64| cluster.node_by_id(&status, leader).is_ok_and(|l| l == node);
+    Ok(status.groups.iter().filter(|g| g.group_id != 0 && leads(g.leader_node_id)).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_room_hands_over_and_writes_go_on() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let options = ClusterOptions::named("full_leader").shard_flags(&["--min-free-disk", "16"]);
+    let (cluster, client, disk) = start(options, 0).await?;
+    let folder = cluster.data_folder(0)?.to_owned();
+    let begin = Instant::now();
+    while led(&cluster, 0).await? == 0 {
+        ensure!(begin.elapsed() < PATIENCE, "the node that was away leads nothing");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let mut images = Images::new(seed("full_leader"));
+    images.put(&client, 200).await?;
+    leave(&disk, &folder, 10 << 20)?;
+    let begin = Instant::now();
+    // Of so many images some are of each group.
+    while let Err(status) = images.put(&client, 50).await {
+        ensure!(begin.elapsed() < PATIENCE, "the cluster has room, and refuses: {status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    note!("images of all groups are taken {:.1?} after the disk of a leader was nearly full", begin.elapsed());
+    for _ in 0..10 {
+        images.put(&client, 20).await?;
+    }
+    ensure!(led(&cluster, 0).await? == 0, "a node without room leads");
+    images.all_there(&client).await?;
+    give_back(&folder)?;
+    let begin = Instant::now();
+    while led(&cluster, 0).await? == 0 {
+        ensure!(begin.elapsed() < PATIENCE, "with room, the node leads nothing again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    images.put(&client, 50).await?;
+    cluster.wait_converged(PATIENCE).await?;
+    images.all_there(&client).await?;
+    cluster.kill(0)?;
+    drop(disk);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "slow; see CONTRIBUTING.md"]
 async fn a_follower_without_room_lags_and_catches_up() -> Result<()> {

@@ -8,7 +8,7 @@ use omma_integration_tests::admin::{self, Sample, sum};
 use omma_integration_tests::client::{by_vector, picture_image, vector_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::folders::repository;
-use omma_integration_tests::metric_names::{exposed, spoken_of};
+use omma_integration_tests::metric_names::{documented, exposed, spoken_of};
 use omma_integration_tests::note;
 use omma_integration_tests::pictures::{draw, png};
 use omma_integration_tests::vectors::{generator, seed, unit_vector};
@@ -86,13 +86,6 @@ fn numbers_make_sense(samples: &[Sample], images: f64) -> Result<()> {
     ensure!(get("omma_store_bytes", &[])? > 0.0 && get("omma_process_resident_memory_bytes", &[])? > 1e6, "no sizes");
     ensure!(get("omma_cluster_map_known", &[])? == 1.0, "no map");
     Ok(())
-}
-
-/// Names in the first column of the documentation's table.
-fn documented() -> Result<BTreeSet<String>> {
-    let text = std::fs::read_to_string(repository().join("docs/observability.md"))?;
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `omma_")?.split('`').next());
-    Ok(rows.map(|rest| format!("omma_{rest}")).collect())
 }
 
 /// Documentation, dashboard and alerts speak of metrics that there are.

@@ -21,7 +21,8 @@ struct Args {
     telemetry: TelemetryArgs,
 }
 
-fn main() -> std::process::ExitCode {
+/// Also of `omma-shard-broken`.
+pub(crate) fn main() -> std::process::ExitCode {
     let args = Args::parse();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {

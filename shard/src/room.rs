@@ -26,6 +26,17 @@ pub struct NoRoom {
     pub wanted: u64,
 }
 
+/// What a node's disk is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DiskRoom {
+    /// It refuses images.
+    None,
+    /// Room for images, but not much.
+    Little,
+    /// A quarter more than must stay free.
+    Ample,
+}
+
 type Measure = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
 /// Looks how much room there is. Clones share nothing and see the same.
@@ -67,6 +78,15 @@ impl Room {
     /// Bytes that are to stay free.
     pub(crate) fn kept(&self) -> u64 {
         self.keep
+    }
+
+    /// How much room there is for images.
+    pub(crate) fn look(&self) -> DiskRoom {
+        match (self.above(self.keep), self.above(self.keep.saturating_add(self.keep / 4))) {
+            (Err(_), _) => DiskRoom::None,
+            (Ok(()), Err(_)) => DiskRoom::Little,
+            (Ok(()), Ok(())) => DiskRoom::Ample,
+        }
     }
 
     /// For new images.
@@ -120,6 +140,12 @@ mod tests {
         assert_eq!(may(399), [false, true, true]);
         assert_eq!(may(249), [false, false, true]);
         assert_eq!(may(99), [false, false, false]);
+        let looked = [399, 400, 499, 500].map(|free| {
+            left.store(free, Ordering::Relaxed);
+            room.look()
+        });
+        assert_eq!(looked, [DiskRoom::None, DiskRoom::Little, DiskRoom::Little, DiskRoom::Ample]);
+        left.store(99, Ordering::Relaxed);
         let error = room.for_images().unwrap_err();
         assert_eq!((error.free, error.wanted), (99, 400));
     }
@@ -128,7 +154,8 @@ mod tests {
     fn a_disk_that_cannot_be_looked_at_is_not_full() {
         let room = Room::measured(400, || Err(io::ErrorKind::NotFound.into()));
         assert!(room.for_images().is_ok() && room.free().is_none());
-        assert!(Room::measured(0, || Ok(0)).for_file(50).is_ok(), "no checks were asked for");
+        let unchecked = Room::measured(0, || Ok(0));
+        assert!(unchecked.for_file(50).is_ok() && unchecked.look() == DiskRoom::Ample, "no checks were asked for");
         assert!(Room::new(Path::new("/"), 1).free().is_some_and(|bytes| bytes > 0));
     }
 }

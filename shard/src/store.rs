@@ -244,7 +244,8 @@ impl Table {
         self.tree.with(|tree| tree.apply_batch(batch.changes)).map_err(|e| self.error(e))
     }
 
-    /// Entries with keys in `range`, in order. Not a snapshot: changes made meanwhile may or may not be seen.
+    /// Entries with keys in `range`, in order; an error is the last. Not a snapshot: changes made meanwhile may or may not
+    /// be seen.
     pub fn range<R: RangeBounds<Vec<u8>>>(
         &self,
         range: R,
@@ -258,7 +259,11 @@ impl Table {
             Bound::Unbounded => true,
         };
         let entries = entries.map(move |entry| entry.map_err(|source| home.error(source)));
-        entries.take_while(move |entry| entry.as_ref().map_or(true, |(key, _)| within(key)))
+        // An error is the last entry: sled would say it again and again, without end.
+        let mut failed = false;
+        entries.take_while(move |entry| {
+            !std::mem::replace(&mut failed, entry.is_err()) && entry.as_ref().map_or(true, |(key, _)| within(key))
+        })
     }
 
     /// Entries whose keys begin with `prefix`, in order, as with [`Table::range`].
@@ -299,3 +304,7 @@ fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 #[path = "store/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "store/damage_tests.rs"]
+mod damage_tests;

@@ -1,16 +1,18 @@
 //! What a backup is of. A group's manifest is written when all its parts are there, the whole one's last.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::part::Part;
+use super::store::Store;
 use crate::exit::CliError;
 
 pub(crate) const FORMAT: u32 = 1;
+
+/// The whole manifest.
+pub(crate) const NAME: &str = "manifest.json";
+/// No manifest is larger: one of a thousand million images has some four thousand parts.
+const LARGEST: u64 = 64 << 20;
 
 /// One shard group's images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,46 +47,36 @@ pub(crate) struct Manifest {
     pub(crate) groups: Vec<GroupManifest>,
 }
 
-/// Where a group's manifest is.
-pub(crate) fn group_path(folder: &Path, group: u32) -> PathBuf {
-    folder.join(format!("group-{group}.json"))
-}
-
-/// Where the whole manifest is.
-pub(crate) fn path(folder: &Path) -> PathBuf {
-    folder.join("manifest.json")
+/// A group's manifest.
+pub(crate) fn group_name(group: u32) -> String {
+    format!("group-{group}.json")
 }
 
 /// What is there; `None` if nothing is.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CliError> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(CliError::reading(path)(e)),
-    };
-    // The first line is the checksum of the rest.
-    let damaged = |why: &str| CliError::Failed(format!("{} is damaged: {why}", path.display()));
-    let text = String::from_utf8(bytes).map_err(|_| damaged("it is no text"))?;
-    let (sum, json) = text.split_once('\n').ok_or_else(|| damaged("it has one line"))?;
-    if sum.trim_start_matches("blake3 ") != blake3::hash(json.as_bytes()).to_hex().as_str() {
-        return Err(damaged("its checksum is wrong"));
-    }
-    serde_json::from_str(json).map(Some).map_err(|e| damaged(&e.to_string()))
+pub(crate) async fn read<T: DeserializeOwned>(store: &Store, name: &str) -> Result<Option<T>, CliError> {
+    let Some(bytes) = store.read(name, LARGEST).await? else { return Ok(None) };
+    let damaged = |why: String| CliError::Failed(format!("{} is damaged: {why}", store.of(name)));
+    decode(&bytes).map(Some).map_err(damaged)
 }
 
-/// Written beside, synced and renamed: it is there whole or not at all.
-pub(crate) fn write(path: &Path, manifest: &impl Serialize) -> Result<(), CliError> {
-    let json = serde_json::to_string_pretty(manifest).map_err(|e| CliError::Failed(e.to_string()))?;
-    let temporary = path.with_extension("new");
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        writeln!(file, "blake3 {}", blake3::hash(json.as_bytes()).to_hex())?;
-        file.write_all(json.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-    };
-    write().map_err(CliError::writing(path))
+/// Durable when this returns, and there whole or not at all.
+pub(crate) async fn write(store: &Store, name: &str, manifest: &impl Serialize) -> Result<(), CliError> {
+    Ok(store.write(name, encode(manifest).map_err(CliError::Failed)?).await?)
+}
+
+/// The first line is the checksum of the rest.
+fn encode(manifest: &impl Serialize) -> Result<Vec<u8>, String> {
+    let json = serde_json::to_string_pretty(manifest).map_err(|e| e.to_string())?;
+    Ok(format!("blake3 {}\n{json}", blake3::hash(json.as_bytes()).to_hex()).into_bytes())
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?;
+    let (sum, json) = text.split_once('\n').ok_or("it has one line")?;
+    if sum.trim_start_matches("blake3 ") != blake3::hash(json.as_bytes()).to_hex().as_str() {
+        return Err("its checksum is wrong".into());
+    }
+    serde_json::from_str(json).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -93,9 +85,6 @@ mod tests {
 
     #[test]
     fn a_manifest_is_whole_or_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = path(dir.path());
-        assert_eq!(read::<Manifest>(&path).unwrap(), None);
         let manifest = Manifest {
             format: FORMAT,
             collection: "a".into(),
@@ -106,14 +95,13 @@ mod tests {
             digest: "00".into(),
             groups: Vec::new(),
         };
-        write(&path, &manifest).unwrap();
-        assert_eq!(read::<Manifest>(&path).unwrap(), Some(manifest));
-        let whole = std::fs::read(&path).unwrap();
+        let whole = encode(&manifest).unwrap();
+        assert_eq!(decode::<Manifest>(&whole), Ok(manifest));
         for at in 7..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
-            std::fs::write(&path, flipped).unwrap();
-            assert!(read::<Manifest>(&path).unwrap_err().to_string().contains("manifest.json"), "byte {at}");
+            assert!(decode::<Manifest>(&flipped).is_err(), "byte {at}");
         }
+        (0..whole.len()).for_each(|length| assert!(decode::<Manifest>(&whole[..length]).is_err(), "{length} bytes"));
     }
 }

@@ -1,26 +1,27 @@
-//! Parts of a backup: files of images, and their checks.
+//! Parts of a backup: objects full of images, and their checks.
 //!
 //! A part: eight bytes, of which the last is the version; then each image as its length (4 bytes, little endian) and a
 //! `BackupImage`. Its manifest says how many bytes it has and what they hash to.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
-use std::path::Path;
-
+use bytes::{Buf, Bytes, BytesMut};
+use futures::TryStreamExt;
 use omma_client::proto::BackupImage;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::store::{Store, Upload};
 use crate::exit::CliError;
 
 const MAGIC: &[u8; 8] = b"ommabak\x01";
 /// No image is larger: an embedding and its attributes fit many times.
 const LARGEST_IMAGE: usize = 16 << 20;
+/// No part is larger: it is closed after 64 MiB and what came last.
+const LARGEST_PART: u64 = 256 << 20;
 
 /// What a manifest says of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Part {
-    /// The file, beside the manifest.
+    /// Its name, beside the manifest.
     pub(crate) file: String,
     pub(crate) images: u64,
     pub(crate) bytes: u64,
@@ -51,31 +52,30 @@ impl SetDigest {
 
 /// Writes a part.
 pub(crate) struct PartWriter {
-    file: BufWriter<File>,
+    upload: Upload,
     hash: blake3::Hasher,
     part: Part,
 }
 
 impl PartWriter {
-    pub(crate) fn create(folder: &Path, name: String) -> Result<Self, CliError> {
-        let path = folder.join(&name);
-        let file = BufWriter::with_capacity(1 << 20, File::create(&path).map_err(CliError::writing(&path))?);
+    pub(crate) async fn create(store: &Store, name: String) -> Result<Self, CliError> {
+        let upload = store.upload(&name).await?;
         let part = Part { file: name, images: 0, bytes: 0, blake3: String::new() };
-        let mut writer = Self { file, hash: blake3::Hasher::new(), part };
-        writer.write(folder, MAGIC)?;
+        let mut writer = Self { upload, hash: blake3::Hasher::new(), part };
+        writer.write(MAGIC).await?;
         Ok(writer)
     }
 
-    fn write(&mut self, folder: &Path, bytes: &[u8]) -> Result<(), CliError> {
-        self.file.write_all(bytes).map_err(CliError::writing(&folder.join(&self.part.file)))?;
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.upload.write(bytes).await?;
         self.hash.update(bytes);
         self.part.bytes += bytes.len() as u64;
         Ok(())
     }
 
-    pub(crate) fn add(&mut self, folder: &Path, encoded: &[u8]) -> Result<(), CliError> {
-        self.write(folder, &(encoded.len() as u32).to_le_bytes())?;
-        self.write(folder, encoded)?;
+    pub(crate) async fn add(&mut self, encoded: &[u8]) -> Result<(), CliError> {
+        self.write(&(encoded.len() as u32).to_le_bytes()).await?;
+        self.write(encoded).await?;
         self.part.images += 1;
         Ok(())
     }
@@ -85,85 +85,115 @@ impl PartWriter {
     }
 
     /// Durable when this returns.
-    pub(crate) fn finish(mut self, folder: &Path) -> Result<Part, CliError> {
-        let path = folder.join(&self.part.file);
+    pub(crate) async fn finish(mut self) -> Result<Part, CliError> {
+        self.upload.finish().await?;
         self.part.blake3 = self.hash.finalize().to_hex().to_string();
-        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        synced.map_err(CliError::writing(&path))?;
         Ok(self.part)
+    }
+
+    /// Nothing of it stays.
+    pub(crate) async fn abort(self) {
+        self.upload.abort().await;
     }
 }
 
 /// Whether the part is there as its manifest says; else what is wrong.
-pub(crate) fn check(folder: &Path, part: &Part) -> Result<(), CliError> {
-    let path = folder.join(&part.file);
-    let mut file = File::open(&path).map_err(CliError::reading(&path))?;
-    let mut hash = blake3::Hasher::new();
-    let bytes = std::io::copy(&mut file, &mut hash).map_err(CliError::reading(&path))?;
-    if bytes == part.bytes && hash.finalize().to_hex().as_str() == part.blake3 {
-        return Ok(());
-    }
-    Err(CliError::Failed(format!(
-        "{} is damaged: it has {bytes} bytes of {}, or others than were written; restore it from another copy of the backup",
-        path.display(),
-        part.bytes
-    )))
+pub(crate) async fn check(store: &Store, part: &Part) -> Result<(), CliError> {
+    verify(store, part, |_| ()).await
 }
 
-/// The images of a part that was checked, each as it is encoded.
-pub(crate) fn images(
-    folder: &Path,
-    part: &Part,
-) -> Result<impl Iterator<Item = Result<BackupImage, CliError>>, CliError> {
-    let path = folder.join(&part.file);
-    let mut file = BufReader::with_capacity(1 << 20, File::open(&path).map_err(CliError::reading(&path))?);
-    let mut magic = [0; MAGIC.len()];
-    file.read_exact(&mut magic).map_err(CliError::reading(&path))?;
-    let unknown = || CliError::Failed(format!("{} is no part of a backup of this version", path.display()));
-    if magic != *MAGIC {
-        return Err(unknown());
+/// All of a part that is as its manifest says; else what is wrong.
+pub(crate) async fn load(store: &Store, part: &Part) -> Result<Bytes, CliError> {
+    if part.bytes > LARGEST_PART {
+        let text = format!("{} would have {} bytes, which no part of a backup has", store.of(&part.file), part.bytes);
+        return Err(CliError::Failed(text));
     }
-    let count = part.images;
-    Ok((0..count).map(move |_| {
-        let mut length = [0; 4];
-        file.read_exact(&mut length).map_err(CliError::reading(&path))?;
-        let length = u32::from_le_bytes(length) as usize;
+    let mut all = BytesMut::with_capacity(part.bytes as usize);
+    verify(store, part, |chunk| all.extend_from_slice(chunk)).await?;
+    Ok(all.freeze())
+}
+
+async fn verify(store: &Store, part: &Part, mut each: impl FnMut(&[u8])) -> Result<(), CliError> {
+    let (name, bytes) = (store.of(&part.file), part.bytes);
+    let damaged = |what: String| {
+        CliError::Failed(format!("{name} is damaged: {what}; restore it from another copy of the backup"))
+    };
+    match store.size(&part.file).await? {
+        Some(size) if size == bytes => {}
+        Some(size) => return Err(damaged(format!("it has {size} bytes of {bytes}"))),
+        None => return Err(damaged("it is not there".into())),
+    }
+    let mut hash = blake3::Hasher::new();
+    let mut chunks = std::pin::pin!(store.chunks(&part.file, bytes));
+    while let Some(chunk) = chunks.try_next().await? {
+        hash.update(&chunk);
+        each(&chunk);
+    }
+    match hash.finalize().to_hex().as_str() == part.blake3 {
+        true => Ok(()),
+        false => Err(damaged("it has other bytes than were written".into())),
+    }
+}
+
+/// The images of a part that was loaded. `name` is for people.
+pub(crate) fn images(
+    name: String,
+    part: &Part,
+    mut bytes: Bytes,
+) -> Result<impl Iterator<Item = Result<BackupImage, CliError>>, CliError> {
+    if bytes.len() < MAGIC.len() || bytes.split_to(MAGIC.len()) != MAGIC[..] {
+        return Err(CliError::Failed(format!("{name} is no part of a backup of this version")));
+    }
+    Ok((0..part.images).map(move |_| {
+        let short = || CliError::Failed(format!("{name} has fewer images than its manifest says"));
+        let length = bytes.try_get_u32_le().map_err(|_| short())? as usize;
         if length > LARGEST_IMAGE {
-            return Err(CliError::Failed(format!("{} has an image of {length} bytes", path.display())));
+            return Err(CliError::Failed(format!("{name} has an image of {length} bytes")));
         }
-        let mut encoded = vec![0; length];
-        file.read_exact(&mut encoded).map_err(CliError::reading(&path))?;
-        BackupImage::decode(&encoded[..]).map_err(|e| CliError::Failed(format!("{}: {e}", path.display())))
+        if length > bytes.len() {
+            return Err(short());
+        }
+        BackupImage::decode(bytes.split_to(length)).map_err(|e| CliError::Failed(format!("{name}: {e}")))
     }))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::place::Place;
+    use super::super::store::For;
     use super::*;
 
     fn image(n: u8) -> BackupImage {
         BackupImage { id: format!("i{n}"), embedding: vec![n; 8], ..BackupImage::default() }
     }
 
-    #[test]
-    fn parts_are_read_back_and_any_damage_is_noticed() {
+    #[tokio::test]
+    async fn parts_are_read_back_and_any_damage_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = PartWriter::create(dir.path(), "p".to_owned()).unwrap();
-        (0..9).for_each(|n| writer.add(dir.path(), &image(n).encode_to_vec()).unwrap());
-        let part = writer.finish(dir.path()).unwrap();
-        check(dir.path(), &part).unwrap();
-        let read: Vec<_> = images(dir.path(), &part).unwrap().map(Result::unwrap).collect();
+        let place = Place::Folder(dir.path().to_owned());
+        let store = Store::open(place, For::Writing).await.unwrap();
+        let mut writer = PartWriter::create(&store, "p".to_owned()).await.unwrap();
+        for n in 0..9 {
+            writer.add(&image(n).encode_to_vec()).await.unwrap();
+        }
+        let part = writer.finish().await.unwrap();
+        check(&store, &part).await.unwrap();
+        let whole = load(&store, &part).await.unwrap();
+        let read: Vec<_> = images("p".into(), &part, whole.clone()).unwrap().map(Result::unwrap).collect();
         assert_eq!(read, (0..9).map(image).collect::<Vec<_>>());
-        let whole = std::fs::read(dir.path().join("p")).unwrap();
         assert_eq!(whole.len() as u64, part.bytes);
         for at in 0..whole.len() {
-            let mut flipped = whole.clone();
+            let mut flipped = whole.to_vec();
             flipped[at] ^= 1;
             std::fs::write(dir.path().join("p"), flipped).unwrap();
-            assert!(check(dir.path(), &part).unwrap_err().to_string().contains("p is damaged"), "byte {at}");
+            assert!(check(&store, &part).await.unwrap_err().to_string().contains("p is damaged"), "byte {at}");
+            assert!(load(&store, &part).await.is_err());
         }
         std::fs::write(dir.path().join("p"), &whole[..whole.len() - 1]).unwrap();
-        assert!(check(dir.path(), &part).is_err());
+        assert!(check(&store, &part).await.is_err());
+        let short = Part { images: 10, ..part.clone() };
+        assert_eq!(images("p".into(), &short, whole.clone()).unwrap().filter(Result::is_err).count(), 1);
+        assert!(load(&store, &Part { bytes: u64::MAX, ..part }).await.is_err());
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! One group's images, out of the cluster and into parts.
 
-use std::path::Path;
-
 use indicatif::ProgressBar;
 use omma_client::Omma;
 use omma_client::proto::GroupCut;
@@ -11,6 +9,7 @@ use prost::Message;
 use super::TRIES;
 use super::manifest::{self, FORMAT, GroupManifest};
 use super::part::{Part, PartWriter, SetDigest};
+use super::store::Store;
 use crate::exit::CliError;
 use crate::output::note;
 
@@ -20,7 +19,7 @@ const PART_BYTES: u64 = 64 << 20;
 /// Where a backup comes from and goes to.
 pub(super) struct Source<'a> {
     pub(super) omma: &'a Omma,
-    pub(super) folder: &'a Path,
+    pub(super) store: &'a Store,
     pub(super) collection: &'a str,
     pub(super) bar: &'a ProgressBar,
 }
@@ -38,7 +37,7 @@ impl Source<'_> {
         for _ in 0..TRIES {
             let before = self.bar.position();
             match self.images(&cut).await {
-                Ok(images) => return self.finish(uid, map_epoch, &cut, images),
+                Ok(images) => return self.finish(uid, map_epoch, &cut, images).await,
                 Err(CliError::Client(error)) if error.reason() == Some(Reason::BackupExpired) => {
                     note(format!("group {} is read again: {error}", cut.group_id));
                     self.bar.set_position(before);
@@ -58,8 +57,16 @@ impl Source<'_> {
     }
 
     async fn images(&self, cut: &GroupCut) -> Result<Images, CliError> {
-        let mut images = Images { parts: Vec::new(), count: 0, digest: SetDigest::default() };
         let mut writer: Option<PartWriter> = None;
+        let read = self.parts(cut, &mut writer).await;
+        if let (Err(_), Some(part)) = (&read, writer) {
+            part.abort().await;
+        }
+        read
+    }
+
+    async fn parts(&self, cut: &GroupCut, writer: &mut Option<PartWriter>) -> Result<Images, CliError> {
+        let mut images = Images { parts: Vec::new(), count: 0, digest: SetDigest::default() };
         let mut page_token = String::new();
         loop {
             let page = self.omma.read_backup(self.collection, &cut.cut_token, &page_token).await?;
@@ -68,17 +75,17 @@ impl Source<'_> {
                 images.digest.add(&encoded);
                 images.count += 1;
                 let name = format!("group-{}-{:05}.part", cut.group_id, images.parts.len());
-                let part = match &mut writer {
+                let part = match writer {
                     Some(part) => part,
-                    None => writer.insert(PartWriter::create(self.folder, name)?),
+                    None => writer.insert(PartWriter::create(self.store, name).await?),
                 };
-                part.add(self.folder, &encoded)?;
+                part.add(&encoded).await?;
             }
             self.bar.inc(page.images.len() as u64);
             page_token = page.next_page_token;
             let full = writer.as_ref().is_some_and(|part| part.bytes() >= PART_BYTES);
             if let Some(part) = writer.take_if(|_| full || page_token.is_empty()) {
-                images.parts.push(part.finish(self.folder)?);
+                images.parts.push(part.finish().await?);
             }
             if page_token.is_empty() {
                 return Ok(images);
@@ -86,7 +93,13 @@ impl Source<'_> {
         }
     }
 
-    fn finish(&self, uid: u64, map_epoch: u64, cut: &GroupCut, images: Images) -> Result<GroupManifest, CliError> {
+    async fn finish(
+        &self,
+        uid: u64,
+        map_epoch: u64,
+        cut: &GroupCut,
+        images: Images,
+    ) -> Result<GroupManifest, CliError> {
         if images.count != cut.image_count {
             let text = format!(
                 "group {} has {} images at index {} and {} were read: report this",
@@ -104,7 +117,7 @@ impl Source<'_> {
             digest: images.digest.to_hex(),
             parts: images.parts,
         };
-        manifest::write(&manifest::group_path(self.folder, cut.group_id), &group)?;
+        manifest::write(self.store, &manifest::group_name(cut.group_id), &group).await?;
         Ok(group)
     }
 }

@@ -11,7 +11,9 @@ use prost::Message;
 use serde_json::json;
 
 use super::manifest::{self, FORMAT, Manifest};
-use super::part::{self, Part, SetDigest};
+use super::part::{self, SetDigest};
+use super::place::Place;
+use super::store::{For, Store};
 use crate::commands::Context;
 use crate::exit::CliError;
 use crate::progress;
@@ -25,8 +27,8 @@ const AT_ONCE: usize = 4;
 
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
-    /// The folder of the backup.
-    #[arg(long = "from", value_name = "FOLDER")]
+    /// The folder of the backup, or s3://BUCKET/PREFIX with the credentials, region and endpoint of the variables AWS_….
+    #[arg(long = "from", value_name = "PLACE")]
     from: PathBuf,
     /// The collection to make; the backup's name if left out. One that an interrupted restore has made is gone on with.
     #[arg(long = "as", value_name = "NAME")]
@@ -34,12 +36,13 @@ pub(crate) struct RestoreArgs {
 }
 
 pub(crate) async fn run(context: &Context, args: RestoreArgs) -> Result<(), CliError> {
-    let path = manifest::path(&args.from);
-    let manifest: Manifest = manifest::read(&path)?.ok_or_else(|| {
-        CliError::Failed(format!("there is no {}: the backup was not finished; run it again", path.display()))
-    })?;
+    let store = Store::open(Place::parse(&args.from)?, For::Reading).await?;
+    let path = store.of(manifest::NAME);
+    let manifest: Manifest = manifest::read(&store, manifest::NAME)
+        .await?
+        .ok_or_else(|| CliError::Failed(format!("there is no {path}: the backup was not finished; run it again")))?;
     if manifest.format != FORMAT {
-        let text = format!("{} has format {}; this version reads {FORMAT}", path.display(), manifest.format);
+        let text = format!("{path} has format {}; this version reads {FORMAT}", manifest.format);
         return Err(CliError::Failed(text));
     }
     let omma = context.connect().await?;
@@ -48,13 +51,14 @@ pub(crate) async fn run(context: &Context, args: RestoreArgs) -> Result<(), CliE
     let bar = progress::bar(manifest.images, "restore");
     let mut digest = SetDigest::default();
     for part in manifest.groups.iter().flat_map(|group| &group.parts) {
-        // Before any of it is stored.
-        part::check(&args.from, part)?;
-        restore_part(&omma, &name, &args.from, part, &mut digest, &bar).await?;
+        // Checked before any of it is stored.
+        let loaded = part::load(&store, part).await?;
+        let images = part::images(store.of(&part.file), part, loaded)?;
+        restore_images(&omma, &name, images, &mut digest, &bar).await?;
     }
     bar.finish_and_clear();
     if digest.to_hex() != manifest.digest {
-        return Err(CliError::Failed(format!("the parts of {} hold other images than it says", path.display())));
+        return Err(CliError::Failed(format!("the parts of {path} hold other images than it says")));
     }
     let now = omma.get_collection(&name).await?.image_count;
     if !there_before && now != manifest.images {
@@ -87,15 +91,14 @@ async fn prepare(omma: &Omma, name: &str, manifest: &Manifest) -> Result<bool, C
     }
 }
 
-async fn restore_part(
+async fn restore_images(
     omma: &Omma,
     name: &str,
-    folder: &std::path::Path,
-    part: &Part,
+    images: impl Iterator<Item = Result<BackupImage, CliError>>,
     digest: &mut SetDigest,
     bar: &indicatif::ProgressBar,
 ) -> Result<(), CliError> {
-    let mut images = part::images(folder, part)?.peekable();
+    let mut images = images.fuse();
     let calls = std::iter::from_fn(|| {
         let (mut call, mut bytes) = (Vec::<BackupImage>::new(), 0);
         while call.len() < CALL_IMAGES && bytes < CALL_BYTES {

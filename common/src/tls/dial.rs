@@ -1,10 +1,12 @@
 //! Connections out: TCP, then TLS if there is any.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -65,6 +67,14 @@ impl Dialer {
         Ok(Self(Means::Client(trust.watch()?)))
     }
 
+    /// To web servers, over HTTP/1.1.
+    ///
+    /// # Errors
+    /// If the authorities cannot be read.
+    pub fn web(trust: &ServerTrust) -> Result<Self, TlsError> {
+        Ok(Self(Means::Client(trust.watch_web()?)))
+    }
+
     /// An endpoint for `address` (`host:port`), to be connected with this dialer as connector.
     ///
     /// # Errors
@@ -93,15 +103,18 @@ impl Dialer {
         let host = uri.host().ok_or_else(none)?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let tls = self.tls();
         let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let allowed = |ip: IpAddr| match self.0 {
+            Means::Plain(plaintext) if !plaintext.allows(ip) => {
+                let text = format!("{ip} is not on loopback, and this connection would be plaintext");
+                Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, text))
+            }
+            _ => Ok(()),
+        };
+        // At once, if it is no name.
+        host.parse().map_or(Ok(()), allowed)?;
         let tcp = TcpStream::connect((host.as_str(), port)).await?;
         tcp.set_nodelay(true)?;
-        if let Means::Plain(plaintext) = self.0 {
-            let peer = tcp.peer_addr()?;
-            if !plaintext.allows(peer.ip()) {
-                let text = format!("{peer} is not on loopback, and this connection would be plaintext");
-                return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, text));
-            }
-        }
+        allowed(tcp.peer_addr()?.ip())?;
         let Some(tls) = tls else { return Ok(TokioIo::new(Wire::Plain(tcp))) };
         let name = ServerName::try_from(host)
             .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e.to_string()))?;
@@ -131,6 +144,12 @@ pub enum Wire {
     Plain(TcpStream),
     /// TLS over TCP.
     Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
+}
+
+impl Connection for Wire {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
 }
 
 impl AsyncRead for Wire {

@@ -152,16 +152,28 @@ impl PeerTls {
 }
 
 impl ServerTrust {
-    /// Loaded, and loaded anew when the file changes.
+    /// For gRPC. Loaded, and loaded anew when the file changes.
     ///
     /// # Errors
     /// If it cannot be used.
     pub fn watch(&self) -> Result<Watched<ClientConfig>, TlsError> {
-        let trust = self.clone();
-        Watched::over("the certificate authorities", self.ca.iter().cloned().collect(), move || trust.load())
+        self.watch_for(alpn())
     }
 
-    fn load(&self) -> Result<ClientConfig, TlsError> {
+    /// For web servers, over HTTP/1.1. Loaded, and loaded anew when the file changes.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn watch_web(&self) -> Result<Watched<ClientConfig>, TlsError> {
+        self.watch_for(vec![b"http/1.1".to_vec()])
+    }
+
+    fn watch_for(&self, alpn: Vec<Vec<u8>>) -> Result<Watched<ClientConfig>, TlsError> {
+        let (trust, files) = (self.clone(), self.ca.iter().cloned().collect());
+        Watched::over("the certificate authorities", files, move || trust.load(alpn.clone()))
+    }
+
+    fn load(&self, alpn: Vec<Vec<u8>>) -> Result<ClientConfig, TlsError> {
         let roots = match &self.ca {
             Some(ca) => authorities(ca)?,
             None => of_the_system()?,
@@ -171,7 +183,7 @@ impl ServerTrust {
             .map_err(|e| TlsError::SystemAuthorities(e.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = alpn();
+        config.alpn_protocols = alpn;
         Ok(config)
     }
 }

@@ -1,11 +1,13 @@
 //! `CollectionService`: proposals to the metadata leader; a deletion goes through every shard group.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::try_join_all;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::ids::GroupId;
 use omma_common::limits::MAX_COLLECTIONS;
 use omma_proto::internal::v1 as node;
 use omma_proto::internal::v1::MetadataRefusal;
@@ -174,34 +176,51 @@ async fn delete(
         Proposed::Refused(MetadataRefusal::CollectionDeleting) => being_deleted(&coordinator, &name, deadline).await?,
         Proposed::Refused(refusal) => return Err(refused(refusal, &name)),
     };
-    // A group that was added a moment ago may have some of its images already.
-    coordinator.routing.refresh_exactly(deadline).await?;
-    let map = coordinator.routing.map().await?;
-    let (routing, collection) = (&coordinator.routing, &collection);
-    try_join_all(map.groups.keys().map(|&group| {
-        call_leader(routing, group, Effect::Write, deadline, move |node, map| {
-            let request = node::DropCollectionRequest { target: Some(collection.target(group, map)) };
-            async move {
-                match node.drop_collection(deadline, request).await {
-                    // Dropped by an earlier call.
-                    Err(e) if e.error.reason == Reason::CollectionNotFound => Ok(node::DropCollectionResponse {}),
-                    answer => answer,
-                }
-            }
-        })
-    }))
-    .await?;
-    let remove = Command::RemoveCollection(node::RemoveCollection { collection_uid: collection.entry.uid });
-    match propose(&coordinator, remove, deadline).await? {
-        Proposed::Done(_) | Proposed::Refused(MetadataRefusal::CollectionNotFound) => {}
-        Proposed::Refused(refusal) => return Err(refused(refusal, &name)),
-    }
+    drop_everywhere(&coordinator, &collection, deadline).await?;
     // The cache forgets it soon by itself; until then the groups refuse.
     let soon = deadline.within(Duration::from_secs(1));
-    if let Err(error) = routing.refresh_exactly(soon).await {
+    if let Err(error) = coordinator.routing.refresh_exactly(soon).await {
         tracing::debug!(%error, "the deleted collection is still in the cache");
     }
     Ok(pb::DeleteCollectionResponse {})
+}
+
+/// Has all shard groups drop the collection, and ends the deletion. A group that is added meanwhile may have been given
+/// some of its images: then it is told too.
+async fn drop_everywhere(
+    coordinator: &Arc<Coordinator>,
+    collection: &Collection,
+    deadline: Deadline,
+) -> Result<(), ApiError> {
+    let routing = &coordinator.routing;
+    let mut told = BTreeSet::new();
+    loop {
+        routing.refresh_exactly(deadline).await?;
+        let map = routing.map().await?;
+        let new: Vec<GroupId> = map.groups.keys().copied().filter(|group| !told.contains(group)).collect();
+        try_join_all(new.iter().map(|&group| {
+            call_leader(routing, group, Effect::Write, deadline, move |node, map| {
+                let request = node::DropCollectionRequest { target: Some(collection.target(group, map)) };
+                async move {
+                    match node.drop_collection(deadline, request).await {
+                        // Dropped by an earlier call.
+                        Err(e) if e.error.reason == Reason::CollectionNotFound => Ok(node::DropCollectionResponse {}),
+                        answer => answer,
+                    }
+                }
+            })
+        }))
+        .await?;
+        told.extend(new);
+        let (collection_uid, last_group_id) = (collection.entry.uid, told.last().copied().unwrap_or_default());
+        let remove = Command::RemoveCollection(node::RemoveCollection { collection_uid, last_group_id });
+        match propose(coordinator, remove, deadline).await? {
+            Proposed::Done(_) | Proposed::Refused(MetadataRefusal::CollectionNotFound) => return Ok(()),
+            // Ends with the deadline, if not before: a round goes by only when groups have come.
+            Proposed::Refused(MetadataRefusal::StaleEpoch) => {}
+            Proposed::Refused(refusal) => return Err(refused(refusal, &collection.entry.name)),
+        }
+    }
 }
 
 async fn being_deleted(coordinator: &Coordinator, name: &str, deadline: Deadline) -> Result<Collection, ApiError> {

@@ -2,6 +2,7 @@
 //! when it fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -18,8 +19,8 @@ use crate::metrics::HEDGES;
 use crate::node_client::NodeClient;
 use crate::routing::{ClusterMap, Routing};
 
-/// How often all replicas are asked before a group is given up.
-const ROUNDS: usize = 2;
+/// How long the replicas are asked again and again before a group is given up: one may be starting, or catching up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The order to ask nodes in: those that answer, the least busy first; ties fall at random, so that coordinators do
 /// not all choose alike.
@@ -29,7 +30,8 @@ pub(crate) fn by_preference(mut nodes: Vec<Arc<NodeClient>>) -> Vec<Arc<NodeClie
     nodes
 }
 
-/// Calls a replica of `group` with `call(node, map)`. `call` must be a read: it may run more than once.
+/// Calls a replica of `group` with `call(node, map)`; all of them again while none can answer, until the deadline or for
+/// [`PATIENCE`]. `call` must be a read: it may run more than once.
 pub(crate) async fn call_replica<T, F, Fut>(
     routing: &Routing,
     group: GroupId,
@@ -41,30 +43,28 @@ where
     F: Fn(Arc<NodeClient>, &ClusterMap) -> Fut,
     Fut: Future<Output = Result<T, CallError>>,
 {
+    let patience = deadline.within(PATIENCE);
     let mut backoff = Backoff::in_cluster();
-    let mut last = None;
-    for round in 0..ROUNDS {
-        if round > 0 {
-            let pause = async {
-                routing.refresh().await;
-                backoff.sleep(deadline).await
-            };
-            if !deadline.run("finding a replica", pause).await.unwrap_or(false) {
-                break;
-            }
-        }
+    let last = loop {
         let map = routing.map().await?;
         if !map.has(group) {
             return Err(retired(group));
         }
         let nodes = by_preference(routing.replicas(&map, group));
-        match race(nodes, deadline, hedge, |node| call(node, &map)).await {
+        let last = match race(nodes, deadline, hedge, |node| call(node, &map)).await {
             Ok(answer) => return Ok(answer),
             // Each replica says so: it is the map that is old.
             Err(Some(CallError { next: Next::Stop | Next::Moved, error })) => return Err(error),
-            Err(error) => last = error,
+            Err(error) => error,
+        };
+        let pause = async {
+            routing.refresh().await;
+            backoff.sleep(patience).await
+        };
+        if !patience.run("finding a replica", pause).await.unwrap_or(false) {
+            break last;
         }
-    }
+    };
     let why = last.map_or_else(|| "no replica is known".to_owned(), |e| e.error.message);
     let text = format!("no replica of shard group {group} could answer: {why}");
     Err(ApiError::new(Reason::GroupUnavailable, text).with("group_id", group))
@@ -73,6 +73,11 @@ where
 /// Whether a refusal speaks of the one replica rather than of the request: another may do better.
 fn is_replicas_own(reason: Reason) -> bool {
     matches!(reason, Reason::Overloaded | Reason::DataLoss | Reason::Internal)
+}
+
+/// Which of two failures tells more: that slots have moved, which a newer map mends at once, whoever else is gone.
+fn told(earlier: Option<CallError>, later: CallError) -> CallError {
+    earlier.filter(|error| error.next == Next::Moved).unwrap_or(later)
 }
 
 /// Asks `nodes` in order: the second as well when the first takes long, the next whenever one fails.
@@ -110,7 +115,7 @@ where
                     return Err(Some(error));
                 }
                 Some((_, Err(error))) => {
-                    last = Some(error);
+                    last = Some(told(last, error));
                     asked.extend(rest.next().map(&timed));
                 }
             },
@@ -128,7 +133,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const FOR_EVER: Duration = Duration::from_secs(3600);
 
@@ -174,6 +178,16 @@ mod tests {
         let (got, took) = raced(nodes).await;
         assert_eq!(got, Ok(3));
         assert!(took < Duration::from_millis(50), "before the delay of a hedge: {took:?}");
+    }
+
+    #[tokio::test]
+    async fn that_slots_have_moved_is_told_whoever_else_is_gone() {
+        for nodes in [[Next::Moved, Next::Unknown], [Next::Elsewhere, Next::Moved]] {
+            let nodes = nodes.map(|next| (Duration::ZERO, Err(next))).to_vec();
+            assert_eq!(raced(nodes).await.0, Err(Some(Next::Moved)));
+        }
+        let nodes = vec![(Duration::ZERO, Err(Next::Moved)), (Duration::ZERO, Ok(2))];
+        assert_eq!(raced(nodes).await.0, Ok(2), "one that lags is passed over");
     }
 
     #[tokio::test]

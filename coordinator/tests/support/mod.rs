@@ -59,6 +59,8 @@ pub struct State {
     pub request_ids: Vec<(u32, String)>,
     pub answers: HashMap<(u32, String), Vec<pb::PutResult>>,
     pub dropped: Vec<(u32, u64)>,
+    /// A group is added as soon as a collection is dropped somewhere.
+    pub grows_on_drop: bool,
     /// Groups that no node serves.
     pub dead_groups: Vec<u32>,
 }
@@ -132,6 +134,16 @@ impl Cluster {
         let mut state = self.state.lock();
         let term = state.leaders.get(&group).map_or(0, |l| l.1) + 1;
         state.leaders.insert(group, (id, term));
+    }
+
+    /// From now on group 2 begins with slot `first`, and no node goes by the map before.
+    pub fn move_slots(&self, first: u32) {
+        let mut state = self.state.lock();
+        let metadata = &mut state.metadata;
+        metadata.groups[0].slots[0].last = first - 1;
+        metadata.groups[1].slots[0].first = first;
+        metadata.epoch += 1;
+        metadata.version += 1;
     }
 
     /// An image id that lives in `group`.
@@ -327,6 +339,10 @@ impl ShardService for Double {
         let mut state = self.state.lock();
         let applied_index = state.applied.get(&target.group_id).copied().unwrap_or(0);
         assert!(applied_index >= request.min_applied_index);
+        let owned = state.metadata.groups.iter().find(|g| g.group_id == target.group_id);
+        if owned.is_none_or(|owned| owned.slots != request.slots) {
+            return Err(ApiError::new(Reason::SlotsMoved, "by a newer map").into());
+        }
         let records = state.records.entry(target.group_id).or_default();
         let search = |(query, k): (&bytes::Bytes, &u32)| {
             let query = vector::from_bytes(query).unwrap();
@@ -368,6 +384,14 @@ impl ShardService for Double {
         let target = self.admit(request.into_inner().target.as_ref(), true)?;
         let mut state = self.state.lock();
         state.dropped.push((target.group_id, target.collection_uid));
+        if std::mem::take(&mut state.grows_on_drop) {
+            let group_id = GROUPS + 1;
+            let replicas = (1..=NODES).collect();
+            state.metadata.groups.push(node::Group { group_id, replicas, ..Default::default() });
+            state.metadata.epoch += 1;
+            state.metadata.version += 1;
+            state.leaders.insert(group_id, (1, 1));
+        }
         state.records.entry(target.group_id).or_default().retain(|(uid, _), _| *uid != target.collection_uid);
         Ok(Response::new(node::DropCollectionResponse {}))
     }
@@ -496,6 +520,9 @@ impl MetadataService for Double {
                     Outcome::Done(metadata.collections[i].collection.clone().unwrap())
                 }
             },
+            Command::RemoveCollection(r) if metadata.groups.iter().any(|g| g.group_id > r.last_group_id) => {
+                refusal(node::MetadataRefusal::StaleEpoch)
+            }
             Command::RemoveCollection(r) => {
                 metadata.collections.retain(|c| c.collection.as_ref().unwrap().uid != r.collection_uid);
                 Outcome::Done(pb::Collection::default())

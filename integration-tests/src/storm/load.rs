@@ -197,7 +197,10 @@ async fn look_on(coordinators: Vec<Client>, seen: Arc<Seen>) {
                 value = found.last().map_or(0, |(_, value)| *value);
                 seen.any.fetch_add(1, Ordering::Relaxed);
             }
-            Err(_) => drop(seen.any_failed.fetch_add(1, Ordering::Relaxed)),
+            Err(status) => {
+                seen.any_failed.fetch_add(1, Ordering::Relaxed);
+                eprintln!("a search at level ANY failed: {status}");
+            }
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }

@@ -687,3 +687,16 @@ async fn proposals_share_fsyncs() {
     assert!(entries > 2000 && fsyncs * 2 < entries, "{entries} entries took {fsyncs} fsyncs");
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_panicked_has_failed() {
+    let cluster = Cluster::formed(1, RaftTimings::default()).await;
+    let replica = cluster.replica(1);
+    assert!(replica.failure().is_none());
+    assert!(replica.raft().with_raft_state(|_| -> () { panic!("in a test") }).await.is_err());
+    let begun = Instant::now();
+    while replica.failure().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody notices");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -145,8 +145,15 @@ impl Replica {
     /// Why this replica has ended although nobody stopped it: its log or its state failed. It does not come back in
     /// this process.
     pub fn failure(&self) -> Option<GroupError> {
-        let error = self.check_running().err()?;
-        (!matches!(error, GroupError::Stopped(_))).then_some(error)
+        match self.check_running() {
+            Err(GroupError::Stopped(_)) => None,
+            Err(error) => Some(error),
+            // Its task is gone and did not get to say why.
+            Ok(()) if self.0.states.has_changed().is_err() => {
+                Some(GroupError::Fatal { group: self.0.group, reason: "it panicked".to_owned() })
+            }
+            Ok(()) => None,
+        }
     }
 
     /// The group.

@@ -1,7 +1,8 @@
 //! Two groups between which slots move, in steps that a seed draws: writes by old and new maps, retries, changes of
 //! leaders, crashes, snapshots that are read while more is applied, steps and batches that come late or twice.
 //! Whatever the order: each request has one effect and one answer, every image is read in one group, and both groups'
-//! replicas end equal to each other and, together, to a plain map.
+//! replicas end equal to each other and, together, to a plain map. Another collection is deleted meanwhile, by somebody
+//! who may have a map from before the second group: nothing of it stays.
 //!
 //! `OMMA_SEED` runs one seed again, `OMMA_SIMULATIONS` says how many are run.
 
@@ -24,6 +25,8 @@ use crate::node::slots::{Act, Side, next};
 
 const IDS: u32 = 40;
 const REPLICAS: usize = 2;
+/// The collection that is deleted.
+const OTHER: u64 = UID + 1;
 
 /// One group: its log, its replicas, and which of them leads.
 struct Group {
@@ -104,6 +107,10 @@ struct World {
     folder: tempfile::TempDir,
     folders: usize,
     refused: usize,
+    /// Groups that whoever deletes the other collection knows of, and how many of them have dropped it.
+    known: usize,
+    dropped: usize,
+    deleted: bool,
 }
 
 impl World {
@@ -123,7 +130,50 @@ impl World {
         let groups = [group(0), group(1)];
         let (late, ops, model) = (Vec::new(), Vec::new(), BTreeMap::new());
         let (purge, purged, over, folders, refused) = ((0, 0), false, false, 0, 0);
-        Self { rng, groups, moving, slots, purge, purged, over, late, ops, model, folder, folders, refused }
+        let (known, dropped, deleted) = (rng.random_range(1..=2), 0, false);
+        let mut world = Self {
+            rng,
+            groups,
+            moving,
+            slots,
+            purge,
+            purged,
+            over,
+            late,
+            ops,
+            model,
+            folder,
+            folders,
+            refused,
+            known,
+            dropped,
+            deleted,
+        };
+        world.fill_other();
+        world
+    }
+
+    fn fill_other(&mut self) {
+        let mut record = |i| PutRecord {
+            id: format!("i{i}"),
+            embedding: omma_common::vector::to_bytes(&vector(&mut self.rng)),
+            ..Default::default()
+        };
+        let records = (0..IDS).map(&mut record).collect();
+        let put = PutRecords { dimension: DIMENSION as u32, records, ..Default::default() };
+        self.groups[0].propose(encode("", OTHER, Command::Put(put)));
+    }
+
+    /// One step of deleting the other collection. It ends as the metadata allows: once the groups that there are then,
+    /// and not only those of the map that it was begun with, have dropped it.
+    fn delete_other(&mut self) {
+        if self.dropped < self.known {
+            self.groups[self.dropped].propose(encode("", OTHER, Command::Drop(DropRecords {})));
+            self.dropped += 1;
+        } else {
+            self.deleted = self.known == self.groups.len();
+            self.known = self.groups.len();
+        }
     }
 
     /// The group that a map sends an image to; an old map if `old`.
@@ -274,8 +324,9 @@ impl World {
 
     fn step(&mut self) {
         let g = self.rng.random_range(0..2);
-        match self.rng.random_range(0..22) {
+        match self.rng.random_range(0..23) {
             0..5 => self.new_op(),
+            22 => self.delete_other(),
             5..8 if !self.ops.is_empty() => {
                 let at = self.rng.random_range(0..self.ops.len());
                 self.send(at);
@@ -319,6 +370,9 @@ impl World {
             self.drive();
         }
         assert!(self.over, "the move does not end: {:?}, {:?}", self.said(0), self.said(1));
+        while !self.deleted {
+            self.delete_other();
+        }
         for at in 0..self.ops.len() {
             self.send(at);
         }

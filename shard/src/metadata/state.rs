@@ -6,6 +6,7 @@ use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::metadata_outcome::Outcome;
 use omma_proto::internal::v1::{
     CollectionEntry, CreateCollection, FormCluster, Metadata, MetadataCommand, MetadataOutcome, MetadataRefusal,
+    RemoveCollection,
 };
 use omma_proto::v1::{Collection, VectorSpace};
 
@@ -19,7 +20,7 @@ pub(super) fn apply(metadata: &mut Metadata, index: u64, command: MetadataComman
         Some(Command::PutNode(put)) => without_collection(nodes::put(metadata, put)),
         Some(Command::CreateCollection(create)) => create_collection(metadata, create),
         Some(Command::MarkCollectionDeleting(mark)) => mark_deleting(metadata, &mark.name),
-        Some(Command::RemoveCollection(remove)) => remove_collection(metadata, remove.collection_uid),
+        Some(Command::RemoveCollection(remove)) => remove_collection(metadata, &remove),
         Some(Command::SetNodeState(set)) => without_collection(nodes::set_state(metadata, &set)),
         Some(Command::RemoveNode(remove)) => without_collection(nodes::remove(metadata, remove.node_id)),
         Some(Command::SetMovesPaused(set)) => {
@@ -134,9 +135,13 @@ fn mark_deleting(metadata: &mut Metadata, name: &str) -> Applied {
     Ok(Some((entry.collection.clone().unwrap_or_default(), changed)))
 }
 
-fn remove_collection(metadata: &mut Metadata, uid: u64) -> Applied {
+/// Once no group holds images of it, and none can be given any: those that come later take over from groups that have
+/// dropped it.
+fn remove_collection(metadata: &mut Metadata, remove: &RemoveCollection) -> Applied {
+    let RemoveCollection { collection_uid: uid, last_group_id: last } = *remove;
     let is_it = |e: &CollectionEntry| e.deleting && e.collection.as_ref().is_some_and(|c| c.uid == uid);
     match metadata.collections.iter().position(is_it) {
+        Some(_) if last != 0 && metadata.groups.iter().any(|g| g.group_id > last) => Err(MetadataRefusal::StaleEpoch),
         Some(at) => Ok(Some((metadata.collections.remove(at).collection.unwrap_or_default(), true))),
         // Whoever deleted it beside us was first.
         None => Ok(Some((Collection::default(), false))),
@@ -146,7 +151,7 @@ fn remove_collection(metadata: &mut Metadata, uid: u64) -> Applied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use omma_proto::internal::v1::{Group, MarkCollectionDeleting, Node, PutNode, RemoveCollection};
+    use omma_proto::internal::v1::{Group, MarkCollectionDeleting, Node, PutNode};
 
     fn node(node_id: u64, address: &str) -> Node {
         Node { node_id, address: address.into(), ..Node::default() }
@@ -204,10 +209,26 @@ mod tests {
         let mark = || Command::MarkCollectionDeleting(MarkCollectionDeleting { name: "b".into() });
         assert_eq!((uid(run(&mut m, 6, mark())), uid(run(&mut m, 7, mark()))), (1, 1));
         assert_eq!(run(&mut m, 8, create("b", "r1")), refusal(MetadataRefusal::CollectionDeleting));
-        run(&mut m, 9, Command::RemoveCollection(RemoveCollection { collection_uid: 1 }));
-        run(&mut m, 9, Command::RemoveCollection(RemoveCollection { collection_uid: 2 }));
+        let remove = |collection_uid| RemoveCollection { collection_uid, last_group_id: 1 };
+        run(&mut m, 9, Command::RemoveCollection(remove(1)));
+        run(&mut m, 9, Command::RemoveCollection(remove(2)));
         assert_eq!(m.collections.len(), 1, "only what is marked is removed");
         assert_eq!(uid(run(&mut m, 10, create("b", "r3"))), 3);
+    }
+
+    #[test]
+    fn a_deletion_ends_once_every_group_has_dropped_the_collection() {
+        let mut m = formed();
+        run(&mut m, 2, create("a", ""));
+        run(&mut m, 3, Command::MarkCollectionDeleting(MarkCollectionDeleting { name: "a".into() }));
+        // Added after the groups of that moment were told.
+        m.groups.push(Group { group_id: 2, ..Group::default() });
+        let remove = |last_group_id| Command::RemoveCollection(RemoveCollection { collection_uid: 1, last_group_id });
+        assert_eq!(run(&mut m, 4, remove(1)), refusal(MetadataRefusal::StaleEpoch));
+        assert_eq!((m.collections.len(), m.version), (1, 3));
+        assert_eq!(uid(run(&mut m, 5, remove(2))), 1);
+        assert!(m.collections.is_empty());
+        assert_eq!(uid(run(&mut m, 6, remove(1))), 0, "again, late");
     }
 
     #[test]

@@ -3,12 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use omma_common::deadline::Deadline;
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::{Metadata, MetadataCommand, RemoveCollection, Target};
-use prost::Message;
 
-use super::{Node, peers};
+use super::{Node, peers, placement};
 use crate::group::Role;
 
 const TICK: Duration = Duration::from_secs(2);
@@ -46,10 +44,10 @@ async fn finish(node: &Node, metadata: &Metadata, uid: u64) -> Result<(), String
             Target { group_id: group.group_id, collection_uid: uid, epoch: metadata.epoch, ..Target::default() };
         drop_in_group(node, metadata, &group.replicas, target).await?;
     }
-    let command =
-        MetadataCommand { command: Some(Command::RemoveCollection(RemoveCollection { collection_uid: uid })) };
-    let deadline = Deadline::after(Duration::from_secs(5));
-    node.metadata_replica.propose(command.encode_to_vec().into(), deadline).await.map(drop).map_err(|e| e.to_string())
+    // Refused if groups have been added meanwhile: then all are told again.
+    let last_group_id = metadata.groups.iter().map(|g| g.group_id).max().unwrap_or_default();
+    let remove = RemoveCollection { collection_uid: uid, last_group_id };
+    placement::propose(node, MetadataCommand { command: Some(Command::RemoveCollection(remove)) }).await
 }
 
 /// Tries each replica: one of them leads.

@@ -1,6 +1,7 @@
 //! One shard node: its parts, and how it finds and follows its cluster.
 
 mod anew;
+mod applied;
 mod bootstrap;
 mod cleanup;
 mod compare;

@@ -24,6 +24,7 @@ use super::{Node, peers};
 use crate::group::{Barrier, Role};
 use crate::metadata::groups::wanted;
 use crate::metadata::planner::{GroupView, Health, NodeView, Step, View, plan};
+use crate::room::DiskRoom;
 
 /// Between looks while nothing is to be done, …
 const IDLE: Duration = Duration::from_secs(1);
@@ -72,6 +73,7 @@ struct Driver {
     looked: Instant,
     heard: BTreeMap<NodeId, Instant>,
     held: BTreeMap<NodeId, BTreeSet<GroupId>>,
+    room: BTreeMap<NodeId, DiskRoom>,
     leaders: BTreeMap<GroupId, (NodeId, Instant)>,
     transferred: Instant,
 }
@@ -79,8 +81,8 @@ struct Driver {
 impl Driver {
     fn new() -> Self {
         let begun = Instant::now();
-        let (heard, held, leaders) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { begun, looked: begun, heard, held, leaders, transferred: begun }
+        let (heard, held, room, leaders) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { begun, looked: begun, heard, held, room, leaders, transferred: begun }
     }
 
     /// Looks once and does what is to be done. Returns how long to wait.
@@ -128,6 +130,7 @@ impl Driver {
         for (id, said) in seen {
             self.heard.insert(*id, now);
             self.held.insert(*id, said.held_group_ids.iter().copied().collect());
+            self.room.insert(*id, room(said.disk_room()));
         }
         let view = |id: NodeId| {
             let silent = now - self.heard.get(&id).copied().unwrap_or(self.begun);
@@ -136,7 +139,8 @@ impl Driver {
                 s if s > SILENT => Health::Away,
                 _ => Health::Up,
             };
-            (id, NodeView { health, held: self.held.get(&id).cloned().unwrap_or_default() })
+            let held = self.held.get(&id).cloned().unwrap_or_default();
+            (id, NodeView { health, held, room: self.room.get(&id).copied().unwrap_or(DiskRoom::Ample) })
         };
         metadata.nodes.iter().map(|n| view(n.node_id)).collect()
     }
@@ -214,6 +218,15 @@ impl Driver {
         }
         let made: Vec<bool> = futures::stream::iter(changes).buffer_unordered(AT_ONCE).collect().await;
         done || made.contains(&true)
+    }
+}
+
+fn room(said: omma_proto::internal::v1::DiskRoom) -> DiskRoom {
+    use omma_proto::internal::v1::DiskRoom as Said;
+    match said {
+        Said::Unspecified | Said::Ample => DiskRoom::Ample,
+        Said::Little => DiskRoom::Little,
+        Said::None => DiskRoom::None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use omma_common::deadline::Deadline;
-use omma_common::ids::GroupId;
+use omma_common::ids::{GroupId, METADATA_GROUP};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::placement_service_client::PlacementServiceClient;
 use omma_proto::internal::v1::{
@@ -257,10 +257,16 @@ impl Mover {
                 return Ok(false);
             }
             Act::Step(side, action) => {
+                if action == SlotAction::Release {
+                    // From then on the old map is of no use: the new one must not be known to this node alone.
+                    node.wait_applied(metadata, METADATA_GROUP, node.metadata_replica.status().applied).await;
+                }
                 self.step(node, metadata, moving, side, action).await.map_err(side.trouble())?;
             }
             Act::Copy(cursor) => self.copy(node, metadata, cursor).await?,
             Act::Switch(slots_index) => {
+                // Nor does the map send anybody to replicas that do not know yet that they serve the slots.
+                node.wait_applied(metadata, self.target.group, slots_index).await;
                 let command = Command::SwitchSlots(SwitchSlots { move_id: self.move_id, slots_index });
                 propose(node, MetadataCommand { command: Some(command) }).await.map_err(of)?;
                 tracing::info!(move_id = self.move_id, slots_index, "the map gives the slots to the new group");

@@ -1,11 +1,12 @@
-//! Looks through sled's metadata logs before sled does. It takes whatever follows a damaged frame for the rest of a torn
-//! write and forgets it without a word: a flipped byte there would take acknowledged writes back.
+//! Looks through sled's metadata before sled does. In a log it takes whatever follows a damaged frame for the rest of a
+//! torn write and forgets it without a word: a flipped byte there would take acknowledged writes back. And it makes room
+//! for as much as a frame says that it is long, before it reads: no frame may say more than its file has.
 //!
 //! A frame is its length (6 bytes, little endian), a check of that (2), so many bytes, and their CRC-32 (4).
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const HEADER: usize = 8;
 const CRC: usize = 4;
@@ -14,27 +15,33 @@ const SECTOR: usize = 512;
 /// sled stores its checksums so, that they are never those of nothing.
 const MASK: u32 = 0xAF;
 
-/// Fails with `InvalidData` if a log of the store in `folder` is damaged. A last write that was cut off is no damage.
+/// Fails with `InvalidData` if a log or a snapshot of the store in `folder` is damaged. A last write to a log that was cut
+/// off is no damage; a snapshot has its name only once it is whole.
 pub(super) fn check(folder: &Path) -> io::Result<()> {
-    let logs = match std::fs::read_dir(folder.join("metadata")) {
+    let files = match std::fs::read_dir(folder.join("metadata")) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    let mut paths = Vec::new();
-    for entry in logs {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("log_") {
-            paths.push(entry.path());
+    let (mut logs, mut snapshots) = (Vec::new(), Vec::new());
+    for file in files {
+        let file = file?;
+        let name = file.file_name();
+        match name.to_string_lossy() {
+            name if name.starts_with("log_") => logs.push(file.path()),
+            name if name.starts_with("snapshot_") && !name.ends_with(".tmp") => snapshots.push(file.path()),
+            _ => {}
         }
     }
     // Their names are numbers of one length: the newest is the last.
-    paths.sort();
-    let newest = paths.last().cloned();
-    paths.into_iter().try_for_each(|path| check_log(&path, newest.as_ref() == Some(&path)))
+    logs.sort();
+    let newest = logs.last().cloned();
+    snapshots.iter().try_for_each(|path| check_file(path, false))?;
+    logs.iter().try_for_each(|path| check_file(path, newest.as_ref() == Some(path)))
 }
 
-fn check_log(path: &PathBuf, newest: bool) -> io::Result<()> {
+/// `newest`: the log that was written last.
+fn check_file(path: &Path, newest: bool) -> io::Result<()> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     let damaged = |at: u64, what: &str| {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use omma_common::ids::{METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::Node;
-use omma_proto::v1::NodeState;
+use omma_proto::v1::{MoveReason, NodeState};
 
 use super::first::metadata_size;
 use super::{GroupView, Health, Step, View};
@@ -29,7 +29,7 @@ pub(super) fn next(view: &View, members: &GroupView) -> Option<Step> {
         return Some(Step::RemoveLearner { group, node: *stray, members_index });
     }
     let voters = wanted(view, members);
-    if voters == members.voters || voters.is_empty() {
+    if voters == members.voters || !can_decide(members, &voters) {
         return None;
     }
     if !voters.contains(&members.leader)
@@ -38,6 +38,11 @@ pub(super) fn next(view: &View, members: &GroupView) -> Option<Step> {
         return Some(Step::Transfer { group, to: *heir, members_index });
     }
     Some(Step::SetVoters { group, voters, members_index })
+}
+
+/// Whether a majority of `voters` answers: otherwise the change to them would never be committed, nor anything after it.
+fn can_decide(members: &GroupView, voters: &BTreeSet<NodeId>) -> bool {
+    voters.intersection(&members.ready).count() * 2 > voters.len()
 }
 
 /// Who should vote. Whoever does and may stay, does stay; places are filled with nodes that are ready, from zones that
@@ -58,10 +63,53 @@ fn wanted(view: &View, members: &GroupView) -> BTreeSet<NodeId> {
         let new_zone = spares.iter().position(|s| chosen.iter().all(|c| c.zone != s.zone));
         chosen.push(spares.remove(new_zone.unwrap_or(0)));
     }
-    // Replaced nodes never come back, so their places are of least use.
+    // Whoever answers is of more use than who may be back, and that more than who never will.
     let mut going: Vec<NodeId> =
         members.voters.iter().copied().filter(|id| chosen.iter().all(|c| c.node_id != *id)).collect();
-    going.sort_by_key(|id| (view.must_leave(*id).is_some() && view.health(*id) != Health::Up, *id));
+    let replaced = |id| view.must_leave(id) == Some(MoveReason::Replaced);
+    going.sort_by_key(|id| (replaced(*id), view.health(*id), *id));
     let kept = going.into_iter().take(size.saturating_sub(chosen.len()));
     chosen.iter().map(|n| n.node_id).chain(kept).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::metadata::planner::NodeView;
+    use crate::room::DiskRoom;
+    use omma_proto::internal::v1::Metadata;
+
+    /// Three nodes vote and two are being drained; the one that is to stay does not answer.
+    fn next_while(third: Health) -> Option<Step> {
+        let state = |id| if id < 3 { NodeState::Draining } else { NodeState::Active };
+        let nodes = (1..=3).map(|id| Node { node_id: id, state: state(id).into(), ..Node::default() });
+        let metadata = Metadata { nodes: nodes.collect(), ..Metadata::default() };
+        let health = |id| if id < 3 { Health::Up } else { third };
+        let seen: BTreeMap<_, _> = (1..=3)
+            .map(|id| (id, NodeView { health: health(id), held: BTreeSet::new(), room: DiskRoom::Ample }))
+            .collect();
+        let members = GroupView {
+            leader: 2,
+            settled: true,
+            members_index: 7,
+            committed: true,
+            joint: false,
+            voters: (1..=3).collect(),
+            learners: BTreeSet::new(),
+            ready: (1..=3).filter(|id| health(*id) == Health::Up).collect(),
+            images: 0,
+        };
+        let view = View { metadata: &metadata, nodes: &seen, groups: &BTreeMap::new(), may_transfer: true };
+        next(&view, &members)
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_left_to_vote_alone() {
+        let transfer = |to| Some(Step::Transfer { group: METADATA_GROUP, to, members_index: 7 });
+        assert_eq!(next_while(Health::Up), transfer(3));
+        assert_eq!(next_while(Health::Away), None, "it may come back");
+        assert_eq!(next_while(Health::Lost), transfer(1), "somebody has to decide");
+    }
 }

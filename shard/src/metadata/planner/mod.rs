@@ -11,9 +11,11 @@
 //! How slots move, once the map has such a move, is in `node/slots.rs`: that takes more than a step.
 
 mod first;
+mod follow;
 mod groups;
 mod members;
 mod move_step;
+mod rest;
 mod spread;
 
 #[cfg(test)]
@@ -24,20 +26,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::{
-    AddGroup, BeginMove, BeginSlotMove, EndMove, Group, Metadata, Node, PreferLeader, RemoveNode, ReplicaMove,
-    RetireGroup, SetNodeState, SlotRange,
+    AddGroup, BeginMove, BeginSlotMove, EndMove, Metadata, Node, PreferLeader, RemoveNode, ReplicaMove, RetireGroup,
+    SetNodeState, SlotRange,
 };
 use omma_proto::v1::{MoveReason, NodeState};
 
 pub(crate) use first::{first_placement, metadata_members};
 
 use super::nodes::{concerns, is_active};
+use crate::room::DiskRoom;
 
 /// Moves under way at a time, in the whole cluster. Each node receives one replica at a time.
 const MOST_MOVES: usize = 4;
 
-/// Whether a node is heard from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether a node is heard from; the greater, the less it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Health {
     /// It answers.
     Up,
@@ -54,6 +57,8 @@ pub(crate) struct NodeView {
     pub(crate) health: Health,
     /// Shard groups of which it has anything on its disk, as it said last.
     pub(crate) held: BTreeSet<GroupId>,
+    /// On its disk, as it said last.
+    pub(crate) room: DiskRoom,
 }
 
 /// A group, as its leader sees it.
@@ -132,14 +137,18 @@ pub(crate) fn plan(view: &View) -> Vec<Step> {
     }
     steps.extend(view.groups.get(&METADATA_GROUP).and_then(|members| members::next(view, members)));
     steps.extend(view.metadata.nodes.iter().filter_map(|node| leave(view, node)));
-    if !view.metadata.moves_paused {
-        steps.extend(spread::begin(view));
+    // However moves are paused: nothing is copied, and writes wait for it.
+    steps.extend(rest::relieve(view));
+    match follow::begin(view) {
+        Some(step) => steps.push(step),
+        None if view.metadata.moves_paused => {}
+        None => steps.extend(spread::begin(view)),
     }
     if !steps.iter().any(|s| matches!(s, Step::Begin { .. } | Step::End { .. })) {
         steps.extend(groups::next(view));
     }
     if steps.is_empty() && !view.metadata.moves_paused {
-        steps.extend(spread::prefer(view).or_else(|| rest(view)));
+        steps.extend(spread::prefer(view).or_else(|| rest::back(view)));
     }
     steps
 }
@@ -147,7 +156,8 @@ pub(crate) fn plan(view: &View) -> Vec<Step> {
 /// A node that is to go and has nothing left.
 fn leave(view: &View, node: &Node) -> Option<Step> {
     let node_id = node.node_id;
-    let votes = view.groups.get(&METADATA_GROUP).is_none_or(|m| !m.committed || m.voters.contains(&node_id));
+    let votes = view.groups.get(&METADATA_GROUP).is_none_or(|m| !m.committed)
+        || view.groups.values().any(|m| m.voters.contains(&node_id));
     if votes || view.metadata.groups.iter().any(|g| concerns(g, node_id)) {
         return None;
     }
@@ -162,22 +172,6 @@ fn leave(view: &View, node: &Node) -> Option<Step> {
     }
 }
 
-/// Leadership goes back to where it should rest, one group at a time.
-fn rest(view: &View) -> Option<Step> {
-    let back = |group: &Group| {
-        let members = view.groups.get(&group.group_id)?;
-        let to = *group.replicas.first()?;
-        let needed = members.leader != to && members.settled && group.r#move.is_none();
-        let possible = view.usable(to) && members.ready.contains(&to) && members.voters.contains(&to);
-        (needed && possible && members.committed && !members.joint).then_some(Step::Transfer {
-            group: group.group_id,
-            to,
-            members_index: members.members_index,
-        })
-    };
-    view.metadata.groups.iter().filter(|_| view.may_transfer).find_map(back)
-}
-
 impl View<'_> {
     fn node(&self, node_id: NodeId) -> Option<&Node> {
         self.metadata.nodes.iter().find(|n| n.node_id == node_id)
@@ -185,6 +179,10 @@ impl View<'_> {
 
     fn health(&self, node_id: NodeId) -> Health {
         self.nodes.get(&node_id).map_or(Health::Away, |n| n.health)
+    }
+
+    fn room(&self, node_id: NodeId) -> DiskRoom {
+        self.nodes.get(&node_id).map_or(DiskRoom::Ample, |n| n.room)
     }
 
     /// Whether a replica may be given to the node, or stay there.
