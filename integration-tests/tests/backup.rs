@@ -229,6 +229,9 @@ async fn restore_elsewhere(backups: &Backups, name: &str, taken: &Value) -> Resu
     Ok(())
 }
 
+/// Where a backup is to be, the store there, variables besides its own, the exit code and a part of the error.
+type Case<'a> = (&'a str, &'a ObjectStore, &'a [(&'a str, &'a str)], i32, &'a str);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_store_that_does_not_do_it_is_a_clear_error() -> Result<()> {
     let folder = target_folder()?.join("cluster-data").join(format!("backup-errors-{}", std::process::id()));
@@ -236,7 +239,7 @@ async fn an_object_store_that_does_not_do_it_is_a_clear_error() -> Result<()> {
     let (store, secure) = (ObjectStore::start(&plain, false).await?, ObjectStore::start(&secure, true).await?);
     let (here, there) = ("s3://backups/x", "s3://missing/x");
     let nobody = format!("http://127.0.0.1:{}", free_port()?);
-    let cases: [(&str, &ObjectStore, &[(&str, &str)], i32, &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         (here, &store, &[], 1, "s3://backups/x/manifest.json: the backup was not finished"),
         (there, &store, &[], 1, "there is no bucket \"missing\" at http://127.0.0.1:"),
         (here, &store, &[("AWS_SECRET_ACCESS_KEY", "other")], 1, "(SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID"),

@@ -59,8 +59,8 @@ async fn load(clients: &[Client], picture: &Bytes, rate: f64, time: Duration) ->
 /// Closed loop: as many searches a second as clients get that wait for each answer.
 async fn capacity(clients: &[Client], picture: &Bytes) -> Result<f64> {
     let (begin, mut workers) = (Instant::now(), JoinSet::new());
-    for client in clients.iter().cloned() {
-        let picture = picture.clone();
+    for client in clients {
+        let (client, picture) = (client.clone(), picture.clone());
         workers.spawn(async move {
             let mut n = 0u32;
             while begin.elapsed() < TIME / 2 {

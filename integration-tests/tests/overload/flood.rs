@@ -110,7 +110,7 @@ async fn flooder(
     let (mut stored, mut at) = (Vec::new(), n);
     while !stop.load(Ordering::Relaxed) {
         let picture = files[at % files.len()].clone();
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             let _ = client.search(COLLECTION, Target::Picture(picture), 1).await;
         } else {
             let id = format!("flood {n} {at}");
