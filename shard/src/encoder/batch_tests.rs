@@ -180,7 +180,7 @@ async fn bad_pictures_and_bad_models_cost_one_error() {
 
 #[tokio::test]
 async fn stopping_answers_those_who_wait() {
-    let worker = Mean { pause: Duration::from_millis(100), ..Mean::default() };
+    let worker = Mean { pause: Duration::from_secs(2), ..Mean::default() };
     let pipeline = pipeline(PipelineConfig { max_batch: 1, ..config() }, vec![Box::new(worker)]);
     let calls: Vec<_> = (0..3)
         .map(|_| {
@@ -188,7 +188,7 @@ async fn stopping_answers_those_who_wait() {
             tokio::spawn(async move { pipeline.encode(picture(1), Line::COMMON, soon()).await })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     pipeline.shared.to_decode.close();
     pipeline.shared.to_infer.close();
     let mut stopped = 0;
