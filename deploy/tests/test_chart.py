@@ -146,6 +146,13 @@ def test_autoscaling_owns_the_number_of_coordinators():
     assert one(render(values), "HorizontalPodAutoscaler", "omma-coordinator")["spec"]["maxReplicas"] == 10
 
 
+def test_nobody_may_read_metrics_where_nobody_is_named():
+    for name in ("omma-coordinator", "omma-shard"):
+        ingress = one(render({"networkPolicy": {"metrics": []}}), "NetworkPolicy", name)["spec"]["ingress"]
+        ports = {port["port"] for rule in ingress for port in rule["ports"]}
+        assert ports and not ports & {7710, 7711}, name
+
+
 def test_metrics_of_all_pods_are_found():
     objects = render(MONITORED)
     service = one(objects, "Service", "omma-metrics")

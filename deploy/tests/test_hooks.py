@@ -151,20 +151,21 @@ def test_the_hook_may_read_what_it_asks_for(hook):
     assert {path.name for path in hook.secrets.iterdir()} <= readable
 
 
-def scale(folder, nodes: list[dict], action: str, ordinals: range, fails: str = ""):
-    """Runs the hook that drains and undrains on a cluster with `nodes`; returns how it ended, and of which nodes."""
-    status, log = folder / "status.json", folder / "log"
-    status.write_text(json.dumps({"nodes": nodes}))
+def scale(folder, nodes: list[dict], action: str, ordinals: range, fails: str = "", status: str = ""):
+    """Runs the hook that drains and undrains on a cluster with `nodes`, or that answers as the command `status` does;
+    returns how it ended, and of which nodes."""
+    answer, log = folder / "answer.json", folder / "log"
+    answer.write_text(json.dumps({"nodes": nodes}))
     log.write_text("")
     (folder / "omma").write_text(
-        f'#!/bin/sh\ncase "$*" in *status*) cat {status};; "cluster {action} "*) echo "$3" >> {log}; '
+        f'#!/bin/sh\ncase "$*" in *status*) {status or f"cat {answer}"};; "cluster {action} "*) echo "$3" >> {log}; '
         f'[ "$3" != "{fails}" ];; *) exit 2;; esac\n'
     )
     (folder / "omma").chmod(0o755)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PODS": "omma-shard", "ACTION": action}
-    environment |= {"FROM": str(ordinals.start), "BELOW": str(ordinals.stop)}
-    script = (CHART / "files" / "hooks" / "scale.sh").read_text().replace("/tmp/nodes", str(folder / "nodes"))
-    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    environment |= {"FROM": str(ordinals.start), "BELOW": str(ordinals.stop), "WORK": str(folder)}
+    command = ["sh", str(CHART / "files" / "hooks" / "scale.sh")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     return done, [address.split(".")[0] for address in log.read_text().split()]
 
 
@@ -187,6 +188,18 @@ def test_a_drain_that_fails_stops_the_upgrade(tmp_path):
     done, drained = scale(tmp_path, [node(3), node(4)], "drain", range(3, 1000000), fails=node(4)["address"])
     assert done.returncode != 0
     assert len(drained) == 1, "the next one must not begin"
+
+
+def test_whatever_else_fails_stops_the_upgrade_too(tmp_path):
+    fails = {
+        "omma cannot ask": "exit 3",
+        "an answer that is none": "echo nothing",
+        "a cluster of other pods": "echo '{\"nodes\": [{\"address\": \"10.0.0.1:7701\", \"state\": \"active\"}]}'",
+        "no nodes": "echo '{\"nodes\": []}'",
+    }
+    for what, does in fails.items():
+        done, drained = scale(tmp_path, [node(3)], "drain", range(3, 1000000), status=does)
+        assert done.returncode != 0 and drained == [], what
 
 
 def test_pods_that_come_back_are_used_again_and_no_others(tmp_path):

@@ -30,18 +30,24 @@ def jobs(objects: list[dict]) -> dict[str, dict]:
 
 def test_pods_that_go_are_drained_before_the_upgrade(tmp_path):
     [(name, job)] = jobs(upgrade(tmp_path, 5, {"shard": {"replicas": 3}})).items()
-    assert name == "omma-drain" and job["on"] == "pre-upgrade"
+    assert name == "omma-drain" and job["on"] == "pre-upgrade,pre-rollback"
     assert (job["ACTION"], job["FROM"], job["PODS"]) == ("drain", "3", "omma-shard")
     assert int(job["BELOW"]) > 5
 
 
 def test_other_upgrades_ask_the_cluster_nothing(tmp_path):
-    assert jobs(upgrade(tmp_path, 3, {})) == {}
+    assert {name: job["on"] for name, job in jobs(upgrade(tmp_path, 3, {})).items()} == {"omma-drain": "pre-rollback"}
+
+
+def test_whoever_comes_back_to_a_revision_drains_what_it_has_not(tmp_path):
+    for objects in (render(), upgrade(tmp_path, 3, {}), upgrade(tmp_path, 2, {})):
+        drain = jobs(objects)["omma-drain"]
+        assert (drain["on"], drain["FROM"]) == ("pre-rollback", "3")
 
 
 def test_pods_that_come_back_are_used_again(tmp_path):
-    [(name, job)] = jobs(upgrade(tmp_path, 3, {"shard": {"replicas": 5}})).items()
-    assert name == "omma-undrain" and job["on"] == "post-upgrade"
+    job = jobs(upgrade(tmp_path, 3, {"shard": {"replicas": 5}}))["omma-undrain"]
+    assert job["on"] == "post-upgrade"
     assert (job["ACTION"], job["FROM"], job["BELOW"]) == ("undrain", "3", "5")
 
 
@@ -59,9 +65,9 @@ def test_whoever_says_unsafe_gets_it(tmp_path):
 
 
 def test_without_a_look_at_the_cluster_each_upgrade_drains_what_goes():
-    assert jobs(render()) == {}, "nothing to drain when a release begins"
+    assert jobs(render())["omma-drain"]["on"] == "pre-rollback", "nothing to drain when a release begins"
     [(name, job)] = jobs(render(None, "--is-upgrade")).items()
-    assert name == "omma-drain" and job["FROM"] == "3"
+    assert name == "omma-drain" and job["FROM"] == "3" and job["on"] == "pre-upgrade,pre-rollback"
 
 
 def test_the_script_is_the_chart_s(tmp_path):

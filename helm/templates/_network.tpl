@@ -2,9 +2,12 @@
 
 {{/* (dict "root" . "port" 7710) */}}
 {{- define "omma.metricsIngress" -}}
+{{- /* To Kubernetes an empty list of peers means everybody. */ -}}
+{{- if .root.Values.networkPolicy.metrics -}}
 - ports: [{protocol: TCP, port: {{ .port }}}]
   from:
     {{- toYaml .root.Values.networkPolicy.metrics | nindent 4 }}
+{{- end -}}
 {{- end -}}
 
 {{/* DNS, shard nodes, the collector of traces. */}}
