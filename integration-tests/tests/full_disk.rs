@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use omma_common::error::Reason;
 use omma_integration_tests::client::{Client, by_vector, ids, vector_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
@@ -157,6 +157,16 @@ async fn led(cluster: &Cluster, node: usize) -> Result<usize> {
     Ok(status.groups.iter().filter(|g| g.group_id != 0 && leads(g.leader_node_id)).count())
 }
 
+/// Waits until a node leads something.
+async fn leads(cluster: &Cluster, node: usize) -> Result<()> {
+    let begin = Instant::now();
+    while led(cluster, node).await? == 0 {
+        ensure!(begin.elapsed() < PATIENCE, "node {node} leads nothing");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_without_room_hands_over_and_writes_go_on() -> Result<()> {
     if !can_mount() {
@@ -165,11 +175,7 @@ async fn a_leader_without_room_hands_over_and_writes_go_on() -> Result<()> {
     let options = ClusterOptions::named("full_leader").shard_flags(&["--min-free-disk", "16"]);
     let (cluster, client, disk) = start(options, 0).await?;
     let folder = cluster.data_folder(0)?.to_owned();
-    let begin = Instant::now();
-    while led(&cluster, 0).await? == 0 {
-        ensure!(begin.elapsed() < PATIENCE, "the node that was away leads nothing");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    leads(&cluster, 0).await.context("the node that was away")?;
     let mut images = Images::new(seed("full_leader"));
     images.put(&client, 200).await?;
     leave(&disk, &folder, 10 << 20)?;
@@ -186,11 +192,7 @@ async fn a_leader_without_room_hands_over_and_writes_go_on() -> Result<()> {
     ensure!(led(&cluster, 0).await? == 0, "a node without room leads");
     images.all_there(&client).await?;
     give_back(&folder)?;
-    let begin = Instant::now();
-    while led(&cluster, 0).await? == 0 {
-        ensure!(begin.elapsed() < PATIENCE, "with room, the node leads nothing again");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    leads(&cluster, 0).await.context("with room again")?;
     images.put(&client, 50).await?;
     cluster.wait_converged(PATIENCE).await?;
     images.all_there(&client).await?;

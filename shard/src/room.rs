@@ -10,6 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use omma_proto::internal::v1::DiskRoom;
+
 /// Too little room.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -24,17 +26,6 @@ pub struct NoRoom {
     pub free: u64,
     /// Bytes that should be.
     pub wanted: u64,
-}
-
-/// What a node's disk is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum DiskRoom {
-    /// It refuses images.
-    None,
-    /// Room for images, but not much.
-    Little,
-    /// A quarter more than must stay free.
-    Ample,
 }
 
 type Measure = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
@@ -80,12 +71,12 @@ impl Room {
         self.keep
     }
 
-    /// How much room there is for images.
+    /// How much room there is for images: ample is a quarter more than must stay free.
     pub(crate) fn look(&self) -> DiskRoom {
-        match (self.above(self.keep), self.above(self.keep.saturating_add(self.keep / 4))) {
-            (Err(_), _) => DiskRoom::None,
-            (Ok(()), Err(_)) => DiskRoom::Little,
-            (Ok(()), Ok(())) => DiskRoom::Ample,
+        match self.free() {
+            Some(free) if free < self.keep => DiskRoom::None,
+            Some(free) if free < self.keep.saturating_add(self.keep / 4) => DiskRoom::Little,
+            _ => DiskRoom::Ample,
         }
     }
 

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use omma_common::deadline::Deadline;
-use omma_proto::internal::v1::{DiskRoom, ObserveNodeResponse, ObservedReplica};
+use omma_proto::internal::v1::{ObserveNodeResponse, ObservedReplica};
 
 use super::{Node, blocking};
 use crate::group::{Barrier, Replica, Role};
-use crate::room;
 
 /// A leader that hears from a majority knows so by its lease; one that has to ask may take so long.
 const LEASE_CHECK: Duration = Duration::from_millis(300);
@@ -26,13 +25,8 @@ impl Node {
             replica.settled = !stats.digest.is_empty();
             replica.image_count = stats.images;
         }
-        let disk_room = match self.config.room.look() {
-            room::DiskRoom::None => DiskRoom::None,
-            room::DiskRoom::Little => DiskRoom::Little,
-            room::DiskRoom::Ample => DiskRoom::Ample,
-        };
         let (node_id, held_group_ids) = (self.node_id, self.held.groups());
-        ObserveNodeResponse { node_id, replicas, held_group_ids, disk_room: disk_room.into() }
+        ObserveNodeResponse { node_id, replicas, held_group_ids, disk_room: self.config.room.look().into() }
     }
 }
 

@@ -13,8 +13,8 @@ use omma_common::ids::{GroupId, NodeId};
 use omma_proto::internal::v1::change_members_request::Change;
 use omma_proto::internal::v1::metadata_outcome::Outcome;
 use omma_proto::internal::v1::{
-    ChangeMembersRequest, Metadata, MetadataCommand, MetadataOutcome, MetadataRefusal, NodeSet, ObserveNodeResponse,
-    ObservedReplica, RaftNode,
+    ChangeMembersRequest, DiskRoom, Metadata, MetadataCommand, MetadataOutcome, MetadataRefusal, NodeSet,
+    ObserveNodeResponse, ObservedReplica, RaftNode,
 };
 use omma_proto::v1::NodeState;
 use prost::Message;
@@ -24,7 +24,6 @@ use super::{Node, peers};
 use crate::group::{Barrier, Role};
 use crate::metadata::groups::wanted;
 use crate::metadata::planner::{GroupView, Health, NodeView, Step, View, plan};
-use crate::room::DiskRoom;
 
 /// Between looks while nothing is to be done, …
 const IDLE: Duration = Duration::from_secs(1);
@@ -130,7 +129,7 @@ impl Driver {
         for (id, said) in seen {
             self.heard.insert(*id, now);
             self.held.insert(*id, said.held_group_ids.iter().copied().collect());
-            self.room.insert(*id, room(said.disk_room()));
+            self.room.insert(*id, said.disk_room());
         }
         let view = |id: NodeId| {
             let silent = now - self.heard.get(&id).copied().unwrap_or(self.begun);
@@ -140,7 +139,7 @@ impl Driver {
                 _ => Health::Up,
             };
             let held = self.held.get(&id).cloned().unwrap_or_default();
-            (id, NodeView { health, held, room: self.room.get(&id).copied().unwrap_or(DiskRoom::Ample) })
+            (id, NodeView { health, held, room: self.room.get(&id).copied().unwrap_or_default() })
         };
         metadata.nodes.iter().map(|n| view(n.node_id)).collect()
     }
@@ -218,15 +217,6 @@ impl Driver {
         }
         let made: Vec<bool> = futures::stream::iter(changes).buffer_unordered(AT_ONCE).collect().await;
         done || made.contains(&true)
-    }
-}
-
-fn room(said: omma_proto::internal::v1::DiskRoom) -> DiskRoom {
-    use omma_proto::internal::v1::DiskRoom as Said;
-    match said {
-        Said::Unspecified | Said::Ample => DiskRoom::Ample,
-        Said::Little => DiskRoom::Little,
-        Said::None => DiskRoom::None,
     }
 }
 

@@ -78,8 +78,7 @@ mod tests {
 
     use super::*;
     use crate::metadata::planner::NodeView;
-    use crate::room::DiskRoom;
-    use omma_proto::internal::v1::Metadata;
+    use omma_proto::internal::v1::{DiskRoom, Metadata};
 
     /// Three nodes vote and two are being drained; the one that is to stay does not answer.
     fn next_while(third: Health) -> Option<Step> {

@@ -26,15 +26,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::{
-    AddGroup, BeginMove, BeginSlotMove, EndMove, Metadata, Node, PreferLeader, RemoveNode, ReplicaMove, RetireGroup,
-    SetNodeState, SlotRange,
+    AddGroup, BeginMove, BeginSlotMove, DiskRoom, EndMove, Metadata, Node, PreferLeader, RemoveNode, ReplicaMove,
+    RetireGroup, SetNodeState, SlotRange,
 };
 use omma_proto::v1::{MoveReason, NodeState};
 
 pub(crate) use first::{first_placement, metadata_members};
 
 use super::nodes::{concerns, is_active};
-use crate::room::DiskRoom;
 
 /// Moves under way at a time, in the whole cluster. Each node receives one replica at a time.
 const MOST_MOVES: usize = 4;
@@ -181,8 +180,12 @@ impl View<'_> {
         self.nodes.get(&node_id).map_or(Health::Away, |n| n.health)
     }
 
+    /// Ample where nobody has said otherwise.
     fn room(&self, node_id: NodeId) -> DiskRoom {
-        self.nodes.get(&node_id).map_or(DiskRoom::Ample, |n| n.room)
+        match self.nodes.get(&node_id).map(|n| n.room) {
+            None | Some(DiskRoom::Unspecified) => DiskRoom::Ample,
+            Some(room) => room,
+        }
     }
 
     /// Whether a replica may be given to the node, or stay there.

@@ -1,10 +1,9 @@
 //! Where leadership is: where it should rest, unless the disk there is nearly full.
 
 use omma_common::ids::{METADATA_GROUP, NodeId};
-use omma_proto::internal::v1::Group;
+use omma_proto::internal::v1::{DiskRoom, Group};
 
 use super::{GroupView, Step, View};
-use crate::room::DiskRoom;
 
 /// Leadership goes back to where it should rest, one group at a time.
 pub(super) fn back(view: &View) -> Option<Step> {

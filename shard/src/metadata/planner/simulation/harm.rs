@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use omma_common::ids::NodeId;
 use omma_proto::internal::v1::metadata_command::Command;
-use omma_proto::internal::v1::{Node, PutNode, SetGroups, SetMovesPaused, SetNodeState};
+use omma_proto::internal::v1::{DiskRoom, Node, PutNode, SetGroups, SetMovesPaused, SetNodeState};
 use omma_proto::v1::NodeState;
 use rand::Rng;
 use rand::seq::{IndexedRandom, IteratorRandom};
@@ -12,7 +12,6 @@ use rand::seq::{IndexedRandom, IteratorRandom};
 use super::model::{Model, SimNode};
 use super::world::{World, node};
 use crate::metadata::planner::Step;
-use crate::room::DiskRoom;
 
 impl World {
     /// Whether every group keeps its majority without `lost`, with nothing else amiss.

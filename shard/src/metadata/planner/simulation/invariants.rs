@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use omma_common::ids::{METADATA_GROUP, NodeId};
+use omma_proto::internal::v1::DiskRoom;
 use omma_proto::v1::NodeState;
 
 use super::world::World;
@@ -10,7 +11,6 @@ use crate::images::slots::slot_set;
 use crate::metadata::groups::wanted;
 use crate::metadata::nodes::is_active;
 use crate::metadata::planner::{MOST_MOVES, first};
-use crate::room::DiskRoom;
 
 impl World {
     /// What must hold at any time.
@@ -59,7 +59,8 @@ impl World {
                 assert!(replicas.is_subset(&usable), "{group:?} on {usable:?}");
                 assert_eq!(replicas.iter().map(zone).collect::<BTreeSet<_>>().len(), zones.len().min(self.replication));
                 let room = |id: &NodeId| self.nodes[id].room;
-                let (leader, ample) = (model.leader.unwrap(), |id: &NodeId| room(id) == DiskRoom::Ample);
+                let (leader, ample) =
+                    (model.leader.unwrap(), |id: &NodeId| [DiskRoom::Ample, DiskRoom::Unspecified].contains(&room(id)));
                 assert!(room(&leader) != DiskRoom::None || !replicas.iter().any(ample), "{leader} leads {group:?}");
                 let first = group.replicas.first().unwrap();
                 assert!(leader == *first || !ample(first), "{leader} leads {group:?}");

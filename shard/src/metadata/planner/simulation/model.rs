@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use omma_common::ids::{GroupId, NodeId};
-
-use crate::room::DiskRoom;
+use omma_proto::internal::v1::DiskRoom;
 
 /// A group and the copies of it.
 #[derive(Debug, Default)]
@@ -38,7 +37,7 @@ impl Model {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct SimNode {
     pub(super) up: bool,
     pub(super) room: DiskRoom,
@@ -46,11 +45,4 @@ pub(super) struct SimNode {
     pub(super) dead: bool,
     pub(super) silent: u32,
     pub(super) held: BTreeSet<GroupId>,
-}
-
-impl Default for SimNode {
-    fn default() -> Self {
-        let (up, dead, silent, held) = (false, false, 0, BTreeSet::new());
-        Self { up, room: DiskRoom::Ample, dead, silent, held }
-    }
 }

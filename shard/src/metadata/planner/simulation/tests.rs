@@ -1,13 +1,12 @@
 use omma_common::ids::{METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
-use omma_proto::internal::v1::{SetGroups, SetMovesPaused, SetNodeState};
+use omma_proto::internal::v1::{DiskRoom, SetGroups, SetMovesPaused, SetNodeState};
 use omma_proto::v1::NodeState;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::LOST_AFTER;
 use super::world::{World, node};
-use crate::room::DiskRoom;
 
 fn even(nodes: u64, groups: u32) -> World {
     World::formed(StdRng::seed_from_u64(1), (1..=nodes).map(|id| node(id, 0)).collect(), groups, 3)
