@@ -47,3 +47,9 @@
 {{- $set := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "omma.shard" .) -}}
 {{- if $set -}}{{ $set.spec.replicas }}{{- else -}}0{{- end -}}
 {{- end -}}
+
+{{/* Coordinators that there are at least. */}}
+{{- define "omma.fewestCoordinators" -}}
+{{- $values := .Values.coordinator -}}
+{{- ternary (int $values.autoscaling.minReplicas) (int $values.replicas) $values.autoscaling.enabled -}}
+{{- end -}}
