@@ -54,7 +54,7 @@ fn of_io(error: &io::Error) -> Option<Failure> {
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// An error and what caused it, without repetitions: "transport error: tcp connect error: Connection refused".
