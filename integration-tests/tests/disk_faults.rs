@@ -11,6 +11,7 @@ use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::convergence::{digests, image_count};
 use omma_integration_tests::ingest::{Ingest, IngestOptions};
 use omma_integration_tests::note;
+use omma_integration_tests::process::Process;
 use omma_integration_tests::replicas::missing;
 use omma_integration_tests::vectors::{generator, seed, unit_vector};
 use omma_shard::store::{Batch, Store};
@@ -64,6 +65,13 @@ fn id_at(status: &omma_proto::v1::GetClusterStatusResponse, address: &str) -> Op
     at.map(|n| n.node_id).next()
 }
 
+/// A process that has ended by itself says so, and no signal has ended it.
+fn ended_in_order(process: &Process, because: &str) -> Result<()> {
+    let (status, said) = (process.ended().context("it runs")?, process.log_tail(4_000));
+    ensure!(status.code() == Some(1) && said.contains(because), "{status}: {said}");
+    Ok(())
+}
+
 /// Restarts a node, also when it ends by itself because it has met damage, until it is another node with all replicas.
 async fn starts_anew(cluster: &Cluster, node: usize, before: u64) -> Result<()> {
     let begin = Instant::now();
@@ -72,7 +80,7 @@ async fn starts_anew(cluster: &Cluster, node: usize, before: u64) -> Result<()> 
     loop {
         let process = cluster.shard_process(node)?;
         if process.ended().is_some() {
-            ensure!(process.log_tail(4_000).contains("damaged"), "{}", process.log_tail(4_000));
+            ended_in_order(process, "damaged")?;
             ended += 1;
             process.kill();
             process.start()?;
@@ -121,6 +129,34 @@ async fn a_node_with_damaged_stores_starts_anew_and_is_rebuilt() -> Result<()> {
     let lost = missing(&cluster, COLLECTION, &all).await?;
     ensure!(lost.is_empty(), "{} acknowledged images are missing: {:?}", lost.len(), &lost[..lost.len().min(10)]);
     note!("{} acknowledged images, on every replica", all.len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_files_are_cut_off_while_it_runs_ends_in_order_and_starts_anew() -> Result<()> {
+    let seed = seed("cut_off");
+    let cluster = Cluster::start(ClusterOptions::named("cut_off")).await?;
+    let client = cluster.client()?;
+    let ingest = ingest(&cluster, &client, seed).await?;
+    let before = id_at(&cluster.status().await?, cluster.shard_address(2)?).context("not in the status")?;
+    let state = cluster.data_folder(2)?.join("state");
+    for file in files(&state, "/state/slabs/")? {
+        std::fs::File::options().write(true).open(file)?.set_len(0)?;
+    }
+    let begin = Instant::now();
+    let process = cluster.shard_process(2)?;
+    while process.ended().is_none() {
+        ensure!(begin.elapsed() < PATIENCE, "the damage is not noticed: {}", process.log_tail(4_000));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    note!("noticed after {:.1?}", begin.elapsed());
+    ended_in_order(process, "start the node again; it joins as a new one")?;
+    process.kill();
+    starts_anew(&cluster, 2, before).await?;
+    ingest.wait_for(50, PATIENCE).await?;
+    let acknowledged = ingest.finish().await?;
+    let status = cluster.wait_converged(PATIENCE).await?;
+    ensure!(image_count(&status) == acknowledged.len() as u64, "{} images", image_count(&status));
     Ok(())
 }
 

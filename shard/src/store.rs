@@ -1,18 +1,22 @@
-//! The only file that names sled: tables of sorted bytes, atomic batches, and a flush that is a real fsync.
+//! This file and its folder are the only ones that name sled: tables of sorted bytes, atomic batches, and a flush that is a real fsync.
 //!
 //! sled's limits shape this interface: a batch covers one table, a flush covers the whole store, and many threads
 //! that flush at once only wait for each other. So a store has one thread that flushes for durability's sake (the
 //! log's writer, the checkpointer), and what must change together lives in one table under different key prefixes.
 
+mod engine;
 mod frames;
+mod metadata;
 mod opening;
 
-use std::io::ErrorKind;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+
+use engine::Home;
 
 /// Entries per leaf. Part of the format: a store must never be opened with another value. Small, because a changed
 /// entry rewrites its leaf, and entries of a few kilobytes are the rule here.
@@ -61,45 +65,25 @@ pub enum StoreError {
 /// A folder of tables.
 #[derive(Clone)]
 pub struct Store {
-    db: Handles<sled::Db<LEAF_FANOUT>>,
-    home: Arc<Folder>,
+    home: Arc<Home>,
 }
 
 /// A sorted map from bytes to bytes.
 #[derive(Clone)]
 pub struct Table {
     tree: Handles<sled::Tree<LEAF_FANOUT>>,
-    home: Arc<Folder>,
-}
-
-/// Where a store is, and the first damage or lack of room that was met in it. sled refuses everything after either.
-struct Folder {
-    path: PathBuf,
-    trouble: OnceLock<StoreError>,
-}
-
-impl Folder {
-    fn error(&self, source: std::io::Error) -> StoreError {
-        let path = self.path.clone();
-        let error = match source.kind() {
-            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
-                StoreError::Damaged { path, reason: source.to_string() }
-            }
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full { path },
-            _ => return StoreError::Io { path, source: Arc::new(source) },
-        };
-        self.trouble.get_or_init(|| error).clone()
-    }
+    /// After the tree: whoever is the last to let go of it closes the store.
+    home: Arc<Home>,
 }
 
 /// sled's handles may move between threads but not be shared by them (each has its own epoch for reclaiming memory),
 /// and a new one is not cheap: this lends one to each caller, and keeps some for the next.
-struct Handles<T>(Arc<Home<T>>);
+struct Handles<T>(Arc<Lent<T>>);
 
 /// Handles that are kept: each holds memory for what it read.
 const MOST_IDLE: usize = 64;
 
-struct Home<T> {
+struct Lent<T> {
     first: Mutex<T>,
     idle: Mutex<Vec<T>>,
 }
@@ -112,7 +96,7 @@ impl<T> Clone for Handles<T> {
 
 impl<T: Clone> Handles<T> {
     fn new(first: T) -> Self {
-        Self(Arc::new(Home { first: Mutex::new(first), idle: Mutex::default() }))
+        Self(Arc::new(Lent { first: Mutex::new(first), idle: Mutex::default() }))
     }
 
     fn with<R>(&self, work: impl FnOnce(&T) -> R) -> R {
@@ -162,21 +146,21 @@ impl Store {
     /// Opens or creates the store in the folder `path`. Only one process may have it open.
     ///
     /// Changes reach the disk with the next [`Store::flush`], or within `flush_every` by themselves.
-    pub fn open(path: &Path, cache_bytes: usize, flush_every: std::time::Duration) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, cache_bytes: usize, flush_every: Duration) -> Result<Self, StoreError> {
         let config = sled::Config {
             path: path.to_owned(),
             cache_capacity_bytes: cache_bytes,
-            flush_every_ms: Some(flush_every.as_millis() as usize),
+            flush_every_ms: Some(engine::NEVER_MS),
             zstd_compression_level: COMPRESSION,
             ..sled::Config::default()
         };
-        let home = Arc::new(Folder { path: path.to_owned(), trouble: OnceLock::new() });
-        frames::check(path).map_err(|e| home.error(e))?;
-        let db = opening::open(config).map_err(|source| match home.error(source) {
+        let opened = metadata::prepare(path).and_then(|()| opening::open(config));
+        let home = opened.and_then(|db| Home::new(path, db, flush_every));
+        let home = home.map_err(|source| match StoreError::of(path, source) {
             StoreError::Io { path, source } => StoreError::Open { path, source },
             known => known,
         })?;
-        Ok(Self { db: Handles::new(db), home })
+        Ok(Self { home: Arc::new(home) })
     }
 
     /// The folder.
@@ -184,42 +168,38 @@ impl Store {
         &self.home.path
     }
 
-    /// The damage or the lack of room that has ended this store's use, if any has.
+    /// What has ended this store's use, if anything has: damage, lack of room, or a flush that failed.
     pub fn trouble(&self) -> Option<StoreError> {
-        self.home.trouble.get().cloned()
-    }
-
-    fn error(&self, source: std::io::Error) -> StoreError {
-        self.home.error(source)
+        self.home.trouble()
     }
 
     /// Opens or creates a table.
     pub fn table(&self, name: &str) -> Result<Table, StoreError> {
-        let tree = self.db.with(|db| db.open_tree(name)).map_err(|e| self.error(e))?;
+        let tree = self.home.tree(name)?;
         Ok(Table { tree: Handles::new(tree), home: self.home.clone() })
     }
 
     /// Empties a table, one entry after the other. Its name stays, and can be used again: after sled's own `drop_tree`
     /// the store may not open any more (sled forgets the name but not the tree, and counts both when it opens).
     pub fn drop_table(&self, name: &str) -> Result<(), StoreError> {
-        self.db.with(|db| db.open_tree(name)?.clear()).map_err(|e| self.error(e))
+        self.home.tree(name)?.clear().map_err(|e| self.home.error(e))
     }
 
-    /// Returns when every change made so far, in all tables, is on disk (fsync).
+    /// Returns when every change made so far, in all tables, is on disk (fsync). After a failure there is no other try.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.db.with(|db| db.flush()).map(drop).map_err(|e| self.error(e))
+        self.home.flush()
     }
 
     /// Bytes that the store takes on disk.
     pub fn size_on_disk(&self) -> Result<u64, StoreError> {
-        self.db.with(|db| db.size_on_disk()).map_err(|e| self.error(e))
+        self.home.size_on_disk()
     }
 }
 
 impl Table {
     /// As [`Store::trouble`].
     pub fn trouble(&self) -> Option<StoreError> {
-        self.home.trouble.get().cloned()
+        self.home.trouble()
     }
 
     fn error(&self, source: std::io::Error) -> StoreError {
@@ -308,3 +288,11 @@ mod tests;
 #[cfg(test)]
 #[path = "store/damage_tests.rs"]
 mod damage_tests;
+
+#[cfg(test)]
+#[path = "store/killed_tests.rs"]
+mod killed_tests;
+
+#[cfg(test)]
+#[path = "store/kill_tests.rs"]
+mod kill_tests;

@@ -10,14 +10,14 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
     let mut files: Vec<_> = entries.flat_map(|p| if p.is_dir() { files(&p) } else { vec![p] }).collect();
     files.sort();
     files
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     for file in files(from) {
         let copied = to.join(file.strip_prefix(from).unwrap());
         std::fs::create_dir_all(copied.parent().unwrap()).unwrap();
@@ -134,19 +134,19 @@ fn a_log_whose_last_write_was_cut_off_is_no_damage_but_a_hole_is() {
     let whole = std::fs::read(&log).unwrap();
     for cut in [1, 3, 9, 40] {
         std::fs::write(&log, &whole[..whole.len() - cut]).unwrap();
-        frames::check(&left).unwrap();
+        metadata::prepare(&left).unwrap();
     }
     // As a file system leaves a file that it has made longer already.
     let mut zeros = whole.clone();
     zeros.extend([0; 64]);
     std::fs::write(&log, &zeros).unwrap();
-    frames::check(&left).unwrap();
+    metadata::prepare(&left).unwrap();
     assert!(!frames::looks_torn(&whole, 0) && frames::looks_torn(&[&[1; 100][..], &[0; 512], &[1; 9]].concat(), 412));
     assert!(!frames::looks_torn(&[&[1; 100][..], &[0; 512], &[1; 9]].concat(), 0), "not one sector");
     let mut hole = whole.clone();
     hole[20..40].fill(0);
     std::fs::write(&log, &hole).unwrap();
-    let error = frames::check(&left).unwrap_err().to_string();
+    let error = metadata::prepare(&left).unwrap_err().to_string();
     assert!(error.contains(&log.display().to_string()) && error.contains("at byte 0"), "{error}");
 }
 
@@ -158,10 +158,10 @@ fn a_snapshot_of_the_metadata_must_be_whole() {
     let whole = dir.path().join("whole");
     let named = |f: &PathBuf| f.file_name().unwrap().to_string_lossy().starts_with("snapshot_");
     let snapshot = files(&whole.join("metadata")).into_iter().find(named).unwrap();
-    frames::check(&whole).unwrap();
+    metadata::prepare(&whole).unwrap();
     let bytes = std::fs::read(&snapshot).unwrap();
     std::fs::write(&snapshot, &bytes[..bytes.len() - 1]).unwrap();
-    assert!(frames::check(&whole).unwrap_err().to_string().contains("cut off"));
+    assert!(metadata::prepare(&whole).unwrap_err().to_string().contains("cut off"));
     // A length of its own, with its own check: sled would make room for it before it reads.
     let length = (1u64 << 47).to_le_bytes();
     let mut long = bytes;

@@ -15,33 +15,9 @@ const SECTOR: usize = 512;
 /// sled stores its checksums so, that they are never those of nothing.
 const MASK: u32 = 0xAF;
 
-/// Fails with `InvalidData` if a log or a snapshot of the store in `folder` is damaged. A last write to a log that was cut
-/// off is no damage; a snapshot has its name only once it is whole.
-pub(super) fn check(folder: &Path) -> io::Result<()> {
-    let files = match std::fs::read_dir(folder.join("metadata")) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    let (mut logs, mut snapshots) = (Vec::new(), Vec::new());
-    for file in files {
-        let file = file?;
-        let name = file.file_name();
-        match name.to_string_lossy() {
-            name if name.starts_with("log_") => logs.push(file.path()),
-            name if name.starts_with("snapshot_") && !name.ends_with(".tmp") => snapshots.push(file.path()),
-            _ => {}
-        }
-    }
-    // Their names are numbers of one length: the newest is the last.
-    logs.sort();
-    let newest = logs.last().cloned();
-    snapshots.iter().try_for_each(|path| check_file(path, false))?;
-    logs.iter().try_for_each(|path| check_file(path, newest.as_ref() == Some(path)))
-}
-
-/// `newest`: the log that was written last.
-fn check_file(path: &Path, newest: bool) -> io::Result<()> {
+/// Fails with `InvalidData` if a log or a snapshot of the metadata is damaged. `newest`: the log that was written last, whose
+/// last write may have been cut off; a snapshot has its name only once it is whole.
+pub(super) fn check_file(path: &Path, newest: bool) -> io::Result<()> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     let damaged = |at: u64, what: &str| {
