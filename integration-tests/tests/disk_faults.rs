@@ -135,7 +135,9 @@ async fn a_node_with_damaged_stores_starts_anew_and_is_rebuilt() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_files_are_cut_off_while_it_runs_ends_in_order_and_starts_anew() -> Result<()> {
     let seed = seed("cut_off");
-    let cluster = Cluster::start(ClusterOptions::named("cut_off")).await?;
+    // What is in the cache is not looked for in the files.
+    let options = ClusterOptions::named("cut_off").shard_flags(&["--cache-mib", "1"]);
+    let cluster = Cluster::start(options).await?;
     let client = cluster.client()?;
     let ingest = ingest(&cluster, &client, seed).await?;
     let before = id_at(&cluster.status().await?, cluster.shard_address(2)?).context("not in the status")?;
