@@ -25,7 +25,11 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let built = match cli.command {
+        args::Command::Serve(_) | args::Command::Shard(_) => omma_shard::runtime(),
+        _ => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+    };
+    let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(&exit::CliError::Io { what: "start the runtime".into(), source: error }),
     };

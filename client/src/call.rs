@@ -136,21 +136,26 @@ impl Omma {
     {
         let deadline = Deadline::after(self.settings.timeout);
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-        let mut tries = 0;
+        let (mut tries, mut last) = (0, None);
         loop {
             tries += 1;
             let error = match tokio::time::timeout_at(deadline.instant(), attempt(deadline)).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => ClientError::from(status),
-                Err(_) => return Err(self.no_answer()),
+                Err(_) => return Err(self.no_answer(last)),
             };
+            if error.is_late() {
+                return Err(self.no_answer(last));
+            }
             let wait = decide(&error, repeatable, tries, self.settings.tries, backoff.next_wait(), deadline.left());
-            tokio::time::sleep(wait.ok_or(error)?).await;
+            let Some(wait) = wait else { return Err(error) };
+            last = Some(error);
+            tokio::time::sleep(wait).await;
         }
     }
 
-    fn no_answer(&self) -> ClientError {
-        ClientError::too_late(format!("no answer within {:?}", self.settings.timeout))
+    fn no_answer(&self, last: Option<ClientError>) -> ClientError {
+        ClientError::too_late(format!("no answer within {:?}", self.settings.timeout), last)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::call::Credentials;
 use crate::error::ClientError;
 use crate::{Omma, Settings};
 
-/// Longest wait for a TCP connection.
+/// Longest wait for a connection. With half of a call's time, so that a second try fits in, and its outcome can be told.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection whose peer has not answered a ping for so long is broken.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,7 +116,7 @@ impl Builder {
         };
         let endpoint = dialer.endpoint(authority.as_str()).map_err(|e| invalid(&e))?;
         let endpoint = endpoint
-            .connect_timeout(CONNECT_TIMEOUT.min(self.settings.timeout))
+            .connect_timeout(CONNECT_TIMEOUT.min(self.settings.timeout / 2))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * 4)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -125,7 +125,8 @@ impl Builder {
     }
 
     fn explain(&self, error: ClientError) -> ClientError {
-        ClientError::transport(format!("cannot connect to {}: {}", self.endpoint, error.message()))
+        let message = format!("cannot connect to {}: {}", self.endpoint, error.message());
+        error.saying(message)
     }
 }
 
@@ -155,5 +156,63 @@ mod tests {
         let error = Omma::connect(format!("http://{free}")).await.err().unwrap();
         let text = error.to_string();
         assert!(text.contains(&free.to_string()) && text.contains("omma serve"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_name_says_so() {
+        // No name server is asked for a label that is longer than 63 characters.
+        let name = "o".repeat(64);
+        let text = Omma::connect(format!("http://{name}:1")).await.err().unwrap().to_string();
+        assert!(text.contains("cannot be resolved") && text.contains("check the server's name"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_told_from_none() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let hangs_up = tokio::spawn(async move {
+            loop {
+                drop(listener.accept().await);
+            }
+        });
+        let text = Omma::connect(format!("https://{address}")).await.err().unwrap().to_string();
+        assert!(text.contains("no TLS") && text.contains("--ca"), "{text}");
+        hangs_up.abort();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_is_not_taken_for_a_missing_one() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let keeps_quiet = tokio::spawn(async move {
+            let mut connections = Vec::new();
+            loop {
+                connections.push(listener.accept().await);
+            }
+        });
+        let omma = Omma::builder(address.to_string()).timeout(Duration::from_millis(400)).connect().await.unwrap();
+        let text = omma.list_collections().await.unwrap_err().to_string();
+        assert!(text.contains("[DEADLINE_EXCEEDED]: allow more time"), "{text}");
+        keeps_quiet.abort();
+    }
+
+    /// Linux drops whoever knocks while too many wait to be accepted.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_swallows_connections_is_told_from_a_busy_server() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(connection) =
+            tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address)).await
+        {
+            waiting.push(connection.unwrap());
+            assert!(waiting.len() < 100, "all are taken");
+        }
+        let omma = Omma::builder(address.to_string()).timeout(Duration::from_millis(400)).connect_lazily().unwrap();
+        let text = omma.list_collections().await.unwrap_err().to_string();
+        assert!(text.contains("check the address"), "{text}");
     }
 }

@@ -1,5 +1,8 @@
 //! What can go wrong, in one type that says what to do about it.
 
+mod advice;
+mod way;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -7,6 +10,10 @@ use omma_common::error::{ApiError, DOMAIN, Reason};
 use omma_proto::RpcStatus;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, RpcStatusExt, StatusExt};
+
+use self::advice::{explains_lateness, for_code, for_failure, for_reason};
+pub(crate) use self::way::Failure;
+use self::way::{chain, is_late};
 
 /// One field of the request that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +48,8 @@ struct Parts {
     fields: Vec<FieldProblem>,
     retry_after: Option<Duration>,
     metadata: Vec<(String, String)>,
+    failure: Option<Failure>,
+    advice: Option<&'static str>,
 }
 
 impl ClientError {
@@ -81,18 +90,19 @@ impl ClientError {
 
     /// What the caller can do about it, as a sentence; `None` if there is nothing to add to the message.
     pub fn advice(&self) -> Option<&'static str> {
-        match (self.0.origin, self.0.reason) {
-            (_, Some(reason)) => advice_for(reason),
-            (Origin::Transport, None) => Some("is an Omma server running at that address? `omma serve` starts one"),
-            (_, None) if self.0.code == Code::Unimplemented => {
-                Some("the server does not know this call: is it an Omma coordinator of the same version?")
-            }
-            _ => None,
-        }
+        self.0.advice
     }
 
-    pub(crate) fn transport(message: impl Into<String>) -> Self {
-        Self::bare(Origin::Transport, Code::Unavailable, message)
+    pub(crate) fn transport(failure: Failure, message: impl Into<String>) -> Self {
+        let mut error = Self::bare(Origin::Transport, Code::Unavailable, message);
+        (error.0.failure, error.0.advice) = (Some(failure), Some(for_failure(failure)));
+        error
+    }
+
+    /// The same, with another message.
+    pub(crate) fn saying(mut self, message: String) -> Self {
+        self.0.message = message;
+        self
     }
 
     /// The server's answer lacks something that it must have.
@@ -104,10 +114,23 @@ impl ClientError {
         Self::bare(Origin::Client, Code::InvalidArgument, message)
     }
 
-    pub(crate) fn too_late(message: impl Into<String>) -> Self {
+    /// The deadline has passed; `last` is why the try before was none.
+    pub(crate) fn too_late(message: impl Into<String>, last: Option<Self>) -> Self {
         let mut error = Self::bare(Origin::Client, Code::DeadlineExceeded, message);
-        error.0.reason = Some(Reason::DeadlineExceeded);
+        (error.0.reason, error.0.advice) = (Some(Reason::DeadlineExceeded), for_reason(Reason::DeadlineExceeded));
+        if let Some(last) = last {
+            error.0.message = format!("{}; the try before failed: {}", error.0.message, last.0.message);
+            let way = last.0.failure.is_some_and(Failure::before_connecting);
+            if way || explains_lateness(last.0.reason) {
+                error.0.advice = last.0.advice;
+            }
+        }
         error
+    }
+
+    /// Whether this library gave up when the deadline passed.
+    pub(crate) fn is_late(&self) -> bool {
+        (self.0.origin, self.0.code) == (Origin::Client, Code::DeadlineExceeded)
     }
 
     /// The error inside a larger answer; `None` if the status is absent or says OK.
@@ -126,20 +149,25 @@ impl ClientError {
             fields: Vec::new(),
             retry_after: None,
             metadata: Vec::new(),
+            failure: None,
+            advice: None,
         }))
     }
 
     fn with_details(origin: Origin, code: Code, message: String, details: &ErrorDetails) -> Self {
         let info = details.error_info().filter(|info| info.domain == DOMAIN);
+        let reason = info.and_then(|i| Reason::ALL.iter().copied().find(|r| r.name() == i.reason));
         let fields = details.bad_request().map(|b| b.field_violations.clone()).unwrap_or_default();
         Self(Box::new(Parts {
             origin,
             code,
-            reason: info.and_then(|i| Reason::ALL.iter().copied().find(|r| r.name() == i.reason)),
+            reason,
             message,
             fields: fields.into_iter().map(|f| FieldProblem { field: f.field, problem: f.description }).collect(),
             retry_after: details.retry_info().and_then(|r| r.retry_delay),
             metadata: info.map(|i| i.metadata.clone().into_iter().collect()).unwrap_or_default(),
+            failure: None,
+            advice: reason.map_or_else(|| for_code(code), for_reason),
         }))
     }
 }
@@ -162,9 +190,21 @@ impl std::error::Error for ClientError {}
 
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
-        let message = with_causes(&status);
-        let origin = if made_by_transport(&status) { Origin::Transport } else { Origin::Server };
-        Self::with_details(origin, status.code(), message, &status.get_error_details())
+        match below(&status) {
+            Some(cause) if is_late(cause) => Self::too_late("no answer came before the deadline", None),
+            Some(cause) => {
+                let mut error = Self::transport(Failure::of(cause), chain(cause));
+                error.0.code = status.code();
+                error
+            }
+            None => {
+                let said = match status.message() {
+                    "" => format!("the server said only {:?}", status.code()),
+                    message => message.to_owned(),
+                };
+                Self::with_details(Origin::Server, status.code(), said, &status.get_error_details())
+            }
+        }
     }
 }
 
@@ -178,65 +218,14 @@ impl From<ApiError> for ClientError {
 
 impl From<tonic::transport::Error> for ClientError {
     fn from(error: tonic::transport::Error) -> Self {
-        Self::transport(chain(&error))
+        Self::transport(Failure::of(&error), chain(&error))
     }
 }
 
-/// A status that tonic made here, because there was no connection or it broke, has a source; a received one has none.
-fn made_by_transport(status: &Status) -> bool {
-    std::error::Error::source(status).is_some() && status.details().is_empty()
-}
-
-fn with_causes(status: &Status) -> String {
-    match std::error::Error::source(status) {
-        Some(source) if made_by_transport(status) => chain(source),
-        _ if status.message().is_empty() => format!("the server said only {:?}", status.code()),
-        _ => status.message().to_owned(),
-    }
-}
-
-/// An error and what caused it, without repetitions: "transport error: tcp connect error: Connection refused".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
-fn advice_for(reason: Reason) -> Option<&'static str> {
-    Some(match reason {
-        Reason::CollectionNotFound => "create the collection first, or list those there are",
-        Reason::CollectionExists => "use it, or choose another name",
-        Reason::CollectionDeleting => "wait until the old collection is gone, or choose another name",
-        Reason::VectorSpaceMismatch => {
-            "send embeddings of the collection's own vector space, or use a collection of the encoder's"
-        }
-        Reason::NoEncoder => "send embeddings, or start the nodes with a model",
-        Reason::UnsupportedPicture => "send JPEG, PNG, GIF, WebP, BMP or TIFF",
-        Reason::PictureTooLarge | Reason::MessageTooLarge => "send it smaller, or in smaller parts",
-        Reason::NotLeader | Reason::UnknownGroup | Reason::GroupUnavailable | Reason::NodeUnreachable => {
-            "the cluster may be electing a leader; try again shortly"
-        }
-        Reason::PartialAnswer => "try again, or allow partial answers",
-        Reason::ClusterForming => "the cluster has just started; try again shortly",
-        Reason::ShuttingDown => "ask another coordinator, or try again when it is back",
-        Reason::Unauthenticated => "give an API key: --api-key, OMMA_API_KEY, or Builder::api_key",
-        Reason::PermissionDenied => "use credentials that may do this",
-        Reason::Overloaded | Reason::IndexBehind | Reason::RateLimited => "slow down and try again",
-        Reason::DiskFull => "make room on the nodes' disks, or add nodes",
-        Reason::BackupExpired => "begin the backup of the group again",
-        Reason::OutcomeUnknown => "repeat it with the same request id",
-        Reason::DeadlineExceeded => "allow more time; a write may still take effect",
-        Reason::TooManyCollections => "delete a collection first",
-        Reason::DataLoss | Reason::Internal => "see the nodes' logs",
-        _ => return None,
-    })
+/// What a status was made of that tonic made here, because there was no connection, it broke, or it was too slow. A
+/// received one was made of nothing.
+fn below(status: &Status) -> Option<&(dyn std::error::Error + 'static)> {
+    std::error::Error::source(status).filter(|_| status.details().is_empty())
 }
 
 #[cfg(test)]
@@ -270,5 +259,33 @@ mod tests {
         let error = ClientError::from(Status::permission_denied("no"));
         assert_eq!((error.reason(), error.origin()), (None, Origin::Server));
         assert_eq!(error.to_string(), "no [PermissionDenied]");
+        let late = ClientError::from(Status::deadline_exceeded("upstream request timeout"));
+        assert!(late.advice().is_some_and(|advice| advice.starts_with("allow more time")), "{late}");
+    }
+
+    #[test]
+    fn a_deadline_that_tonic_kept_is_no_missing_server() {
+        let late = ClientError::from(Status::from_error(Box::new(tonic::TimeoutExpired(()))));
+        let expected = (Origin::Client, Code::DeadlineExceeded, Some(Reason::DeadlineExceeded));
+        assert_eq!((late.origin(), late.code(), late.reason()), expected);
+        assert!(late.advice().is_some_and(|advice| advice.starts_with("allow more time")), "{late}");
+        let broken = ClientError::from(Status::from_error(Box::new(std::io::Error::other("gone"))));
+        assert_eq!(broken.origin(), Origin::Transport);
+        assert!(broken.advice().is_some_and(|advice| advice.starts_with("try again")), "{broken}");
+    }
+
+    #[test]
+    fn who_was_refused_until_the_deadline_is_told_why() {
+        let last = |error: ClientError| ClientError::too_late("no answer within 1s", Some(error));
+        let refused = last(ClientError::transport(Failure::Refused, "nobody listens"));
+        assert_eq!(refused.code(), Code::DeadlineExceeded);
+        assert!(
+            refused.to_string().contains("nobody listens") && refused.to_string().contains("omma serve"),
+            "{refused}"
+        );
+        let full = last(ApiError::new(Reason::Overloaded, "the queue is full").into());
+        assert!(full.to_string().ends_with("[DEADLINE_EXCEEDED]: slow down and try again"), "{full}");
+        let electing = last(ApiError::new(Reason::NotLeader, "another leads").into());
+        assert!(electing.advice().is_some_and(|advice| advice.starts_with("allow more time")), "{electing}");
     }
 }

@@ -51,6 +51,7 @@ mod tests {
     use tonic::Status;
 
     use super::*;
+    use crate::error::Failure;
 
     const BACKOFF: Duration = Duration::from_millis(10);
     const LONG: Duration = Duration::from_secs(10);
@@ -73,7 +74,7 @@ mod tests {
 
     #[test]
     fn broken_connections_are_tried_again() {
-        let error = ClientError::transport("gone");
+        let error = ClientError::transport(Failure::Broken, "gone");
         assert_eq!(decide(&error, Repeatable::Yes, 1, 3, BACKOFF, LONG), Some(BACKOFF));
         assert_eq!(decide(&error, Repeatable::No, 1, 3, BACKOFF, LONG), None);
     }

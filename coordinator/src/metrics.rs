@@ -1,13 +1,18 @@
 //! What a coordinator counts as it happens.
 
 omma_common::metrics! {
-    /// By queue: requests, calls.
+    /// By queue: requests, calls; arriving messages; what one client may have at once or in a second.
     REFUSED: Counters = Counters::of(
         "omma_coordinator_refused_total",
-        "Requests refused because too many were served, or calls because too many to one node were under way.",
+        "Requests refused because too many were served, too much was arriving, or their client has or sends too many; calls \
+         because too many to one node were under way.",
         "queue",
-        &["requests", "calls"],
+        &["requests", "calls", "arriving", "client_requests", "client_rate"],
     );
+    /// One of them.
+    REFUSED_CLIENT_REQUESTS: Counter = REFUSED.with(&["client_requests"]);
+    /// Another.
+    REFUSED_CLIENT_RATE: Counter = REFUSED.with(&["client_rate"]);
     /// Second calls to another replica because the first was slow.
     HEDGES: Counter =
         Counter::new("omma_hedged_calls_total", "Calls to a second replica because the first one was slow.");

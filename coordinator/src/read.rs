@@ -18,6 +18,7 @@ use crate::node_client::NodeClient;
 use crate::routing::{ClusterMap, Collection, Routing};
 use crate::scatter::fan_out::Freshness;
 use crate::scatter::hedge::HedgeDelay;
+use crate::scatter::patience::Patience;
 use crate::scatter::replica::{by_preference, call_replica};
 
 /// Those of the images that exist, in the order of `ids`; an id that is asked for twice is answered twice.
@@ -64,7 +65,7 @@ async fn images_by(
         };
         match freshness.needs_leader() {
             true => call_leader(routing, group, Effect::Read, deadline, call).await,
-            false => call_replica(routing, group, deadline, hedge, call).await,
+            false => call_replica(routing, group, Patience::alone(deadline), hedge, call).await,
         }
     });
     let found: HashMap<String, Image> =

@@ -22,6 +22,7 @@ use tonic_health::server::HealthReporter;
 use crate::access::{Access, AccessError, Guarded, Share, Shared, Shares};
 use crate::api::{Api, Coordinator, oversize};
 use crate::config::CoordinatorConfig;
+use crate::metrics::REFUSED;
 use crate::node_client::Nodes;
 use crate::routing::Routing;
 
@@ -117,7 +118,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .layer(Track)
         .layer(Guarded(access))
         .layer(Shared(Shares::new(share)))
-        .layer(Arriving::new(config.limits.arriving_bytes))
+        .layer(Arriving::new(config.limits.arriving_bytes, REFUSED.with(&["arriving"])))
         .layer(tower::util::MapResponseLayer::new(move |answer| oversize::explain(answer, most_bytes)))
         .add_service(health_service)
         .add_service(reflection)

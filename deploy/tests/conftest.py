@@ -10,8 +10,17 @@ import subprocess
 import pytest
 import yaml
 
+
 # Several times faster, where PyYAML was built with it.
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Takes no key twice: so two objects look that nothing separates."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key is there twice: {keys}, {node.start_mark}"
+        return super().construct_mapping(node, deep)
+
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm"
 # The newest Kubernetes that the chart is rendered for; the validated ones are in test_schemas.py.
@@ -23,12 +32,12 @@ class Refused(Exception):
 
 
 @functools.cache
-def render_text(values: str, *flags: str, chart: pathlib.Path = CHART) -> str:
+def render_text(values: str, *flags: str, chart: pathlib.Path = CHART, release: str = "omma") -> str:
     """What helm prints for `values`, which are JSON. Skips the test where there is no helm."""
     helm = os.environ.get("HELM") or shutil.which("helm")
     if not helm:
         pytest.skip("helm is not there")
-    command = [helm, "template", "omma", str(chart), "--namespace", "search"]
+    command = [helm, "template", release, str(chart), "--namespace", "search"]
     command += ["--kube-version", KUBERNETES, "--values", "-", *flags]
     done = subprocess.run(command, input=values, capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
@@ -36,9 +45,9 @@ def render_text(values: str, *flags: str, chart: pathlib.Path = CHART) -> str:
     return done.stdout
 
 
-def render(values: dict | None = None, *flags: str, chart: pathlib.Path = CHART) -> list[dict]:
+def render(values: dict | None = None, *flags: str, **more) -> list[dict]:
     """The chart's objects, hooks and tests among them, with `values` on top of the defaults."""
-    return parse(render_text(json.dumps(values or {}), *flags, chart=chart))
+    return parse(render_text(json.dumps(values or {}), *flags, **more))
 
 
 def parse(text: str) -> list[dict]:

@@ -1,11 +1,13 @@
 """What the chart makes of its values."""
 
+import json
 import re
 import shutil
 
 import pytest
 import yaml
-from conftest import CHART, EXISTING, GPU, MATRIX, MONITORED, PLAIN, Refused, one, pod_of, render
+from conftest import CHART, EXISTING, GPU, MATRIX, MONITORED, PLAIN, Refused, one, parse, pod_of, render, render_text
+from stand_in import kubernetes
 
 
 def env_of(thing: dict) -> dict:
@@ -70,6 +72,54 @@ def test_an_issuer_of_ones_own_signs_the_public_certificate_only():
     assert issuers == {"omma-ca": "omma-self-signed", "omma-public": "x", "omma-coordinator": "omma-ca", "omma-shard": "omma-ca"}
 
 
+def test_authorities_of_others_are_not_asked_to_sign_for_localhost():
+    values = {"tls": {"source": "certManager", "certManager": {"issuer": "x"}}}
+    [public] = [o["spec"] for o in render(values) if o["kind"] == "Certificate" and o["metadata"]["name"] == "omma-public"]
+    assert "localhost" not in public["dnsNames"] and "omma.search.svc" in public["dnsNames"]
+    values["tls"]["extraNames"] = ["localhost", "omma"]
+    [public] = [o["spec"] for o in render(values) if o["kind"] == "Certificate" and o["metadata"]["name"] == "omma-public"]
+    assert sorted(public["dnsNames"]).count("omma") == 1 and "localhost" in public["dnsNames"], "if somebody says so"
+
+
+def beside(tmp_path, values: dict, *there: dict) -> list[dict]:
+    """The chart as it is installed where there are these objects."""
+    with kubernetes(tmp_path, *there) as kubeconfig:
+        look = ("--dry-run=server", "--kubeconfig", kubeconfig, "--api-versions", "cert-manager.io/v1")
+        return parse(render_text(json.dumps(values), *look))
+
+
+def issuer(kind: str, spec: dict) -> dict:
+    return {"apiVersion": "cert-manager.io/v1", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
+
+
+def secret(name: str, *keys: str) -> dict:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {key: "eA==" for key in keys}}
+
+
+def test_an_issuer_that_cannot_sign_for_names_inside_of_kubernetes_is_refused(tmp_path):
+    for kind in ("Issuer", "ClusterIssuer"):
+        values = {"tls": {"source": "certManager", "certManager": {"issuer": "x", "kind": kind}}}
+        with pytest.raises(Refused, match="speaks ACME"):
+            beside(tmp_path, values, issuer(kind, {"acme": {"server": "https://acme.example.com"}}))
+        beside(tmp_path, values, issuer(kind, {"ca": {"secretName": "authority"}}))
+        beside(tmp_path, values)
+
+
+def test_secrets_without_what_pods_mount_are_refused(tmp_path):
+    whole = [secret(name, "tls.crt", "tls.key", "ca.crt") for name in "abc"]
+    keys = secret("keys", "keys", "admin")
+    beside(tmp_path, EXISTING, *whole, keys)
+    beside(tmp_path, EXISTING)
+    with pytest.raises(Refused, match="The secret a has no ca.crt"):
+        beside(tmp_path, EXISTING, secret("a", "tls.crt", "tls.key"), *whole[1:], keys)
+    with pytest.raises(Refused, match="The secret c has no tls.key"):
+        beside(tmp_path, EXISTING, *whole[:2], secret("c", "tls.crt", "ca.crt"), keys)
+    with pytest.raises(Refused, match="The secret keys has no admin"):
+        beside(tmp_path, EXISTING, *whole, secret("keys", "keys"))
+    with pytest.raises(Refused, match="The secret omma-tls-public has no ca.crt"):
+        beside(tmp_path, MATRIX["cert-manager, own issuer"], secret("omma-tls-public", "tls.crt", "tls.key"))
+
+
 def test_plain_text_is_asked_for_by_name():
     for thing in (coordinator(PLAIN), shard(PLAIN)):
         env = env_of(thing)
@@ -128,6 +178,39 @@ def test_pods_spread_by_default():
         assert away["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
     zone = env_of(shard())["OMMA_ZONE"]["fieldRef"]["fieldPath"]
     assert zone == "metadata.labels['topology.kubernetes.io/zone']"
+
+
+def test_a_zone_of_ones_own_is_the_only_one():
+    values = {"zoneSpread": {"topologyKey": "rack"}, "shard": {"extraEnv": [{"name": "OMMA_ZONE", "value": "r1"}]}}
+    thing = shard(values)
+    variables = [e for e in pod_of(thing)["spec"]["containers"][0]["env"] if e["name"] == "OMMA_ZONE"]
+    assert variables == [{"name": "OMMA_ZONE", "value": "r1"}]
+    assert pod_of(thing)["spec"]["topologySpreadConstraints"][0]["topologyKey"] == "rack"
+    region = env_of(shard({"zoneSpread": {"topologyKey": "topology.kubernetes.io/region"}}))["OMMA_ZONE"]
+    assert region["fieldRef"]["fieldPath"] == "metadata.labels['topology.kubernetes.io/region']"
+
+
+@pytest.mark.parametrize(
+    ("limit", "mib"),
+    [("4Gi", "2048"), ("1.5Gi", "768"), (4294967296, "2048"), ("4G", "1907"), ("2097152Ki", "1024"), ("1Gi", "512")],
+)
+def test_the_plan_for_memory_follows_from_the_limit(limit, mib):
+    thing = shard({"shard": {"resources": {"limits": {"memory": limit}}}})
+    assert env_of(thing)["OMMA_MEMORY_LIMIT_MIB"] == mib
+    assert not [a for a in pod_of(thing)["spec"]["containers"][0]["args"] if "cache" in a], "as does the cache"
+
+
+def test_memory_is_shared_out_as_the_user_says():
+    for said in (
+        {"extraArgs": ["--memory-limit-mib=700"]},
+        {"extraArgs": ["--memory-limit-mib", "700"], "resources": {"limits": {"memory": "768Mi"}}},
+        {"resources": {"limits": {"memory": None}}},
+    ):
+        assert "OMMA_MEMORY_LIMIT_MIB" not in env_of(shard({"shard": said})), said
+    thing = shard({"shard": {"extraEnv": [{"name": "OMMA_MEMORY_LIMIT_MIB", "value": "700"}], "cacheMib": 100}})
+    values = [e["value"] for e in pod_of(thing)["spec"]["containers"][0]["env"] if e["name"] == "OMMA_MEMORY_LIMIT_MIB"]
+    assert values == ["700"]
+    assert "--cache-mib=100" in pod_of(thing)["spec"]["containers"][0]["args"]
 
 
 def test_disks_stay_by_default():
@@ -193,6 +276,14 @@ def test_traces_and_their_way_out():
         ({"tls": {"source": "existing", "existing": {"public": "a", "shard": "b"}}}, "tls.existing.coordinator"),
         ({"coordinator": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}}, "above maxReplicas"),
         ({"shard": {"model": {"folder": "clip"}}}, "needs both"),
+        ({"coordinator": {"podDisruptionBudget": {"maxUnavailable": 2}}}, "lets all 2 coordinators go"),
+        ({"coordinator": {"replicas": 9, "autoscaling": {"enabled": True}, "podDisruptionBudget": {"maxUnavailable": 5}}}, "lets all 2"),
+        ({"cluster": {"replication": 1}, "shard": {"podDisruptionBudget": {"maxUnavailable": 3}}}, "lets all 3 shard nodes go"),
+        ({"coordinator": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}}, "never scale"),
+        ({"zoneSpread": {"topologyKey": "rack"}}, "OMMA_ZONE"),
+        ({"shard": {"resources": {"limits": {"memory": "1000Mi"}}}}, "below 1Gi"),
+        ({"shard": {"resources": {"limits": {"memory": "4 GB"}}}}, "no amount of memory"),
+        ({"shard": {"cacheMib": 385}}, "at most 384"),
         ({"shard": {"preStopSeconds": 55}}, "terminationGracePeriodSeconds"),
         ({"image": {"tag": "latest"}}, "tag"),
         ({"shard": {"replica": 3}}, "replica"),
@@ -205,6 +296,13 @@ def test_traces_and_their_way_out():
 def test_nonsense_is_refused(values, says):
     with pytest.raises(Refused, match=re.escape(says)):
         render(values)
+
+
+@pytest.mark.parametrize("name", ["1st", "a.b"])
+def test_names_that_no_service_can_have_are_refused(name):
+    with pytest.raises(Refused, match="Choose another name for the release"):
+        render(release=name)
+    assert one(render({"fullnameOverride": "eyes"}, release=name), "Service", "eyes")
 
 
 def notes(folder, values: dict | None = None) -> str:
@@ -227,6 +325,8 @@ def test_notes_tell_the_next_command(tmp_path):
         "omma index ~/Pictures --collection photos",
     ):
         assert line in text
-    assert "WARNING" not in text
+    assert "WARNING" not in text and "https://localhost:7700" in text
+    other = notes(tmp_path, MATRIX["cert-manager, own issuer"])
+    assert "https://omma.search.svc:7700" in other and "localhost:7700" not in other, "its certificate is not for localhost"
     assert notes(tmp_path, PLAIN).count("WARNING") == 2 and "https" not in notes(tmp_path, PLAIN)
     assert notes(tmp_path, {"networkPolicy": {"enabled": False}, "cluster": {"replication": 1}}).count("WARNING") == 2

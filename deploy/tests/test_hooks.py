@@ -151,9 +151,9 @@ def test_the_hook_may_read_what_it_asks_for(hook):
     assert {path.name for path in hook.secrets.iterdir()} <= readable
 
 
-def scale(folder, nodes: list[dict], action: str, ordinals: range, fails: str = "", status: str = ""):
+def scale(folder, nodes: list[dict], action: str, ordinals: range, fails: str = "", status: str = "", note: str | None = None):
     """Runs the hook that drains and undrains on a cluster with `nodes`, or that answers as the command `status` does;
-    returns how it ended, and of which nodes."""
+    returns how it ended, and of which nodes. What undrains has a note of where to begin, if it is not another `note`."""
     answer, log = folder / "answer.json", folder / "log"
     answer.write_text(json.dumps({"nodes": nodes}))
     log.write_text("")
@@ -163,7 +163,12 @@ def scale(folder, nodes: list[dict], action: str, ordinals: range, fails: str = 
     )
     (folder / "omma").chmod(0o755)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PODS": "omma-shard", "ACTION": action}
-    environment |= {"FROM": str(ordinals.start), "BELOW": str(ordinals.stop), "WORK": str(folder)}
+    environment |= {"BELOW": str(ordinals.stop), "WORK": str(folder)}
+    if action == "drain":
+        environment["FROM"] = str(ordinals.start)
+    else:
+        environment["NOTE"] = str(folder / "from")
+        (folder / "from").write_text(str(ordinals.start) if note is None else note)
     command = ["sh", str(CHART / "files" / "hooks" / "scale.sh")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     return done, [address.split(".")[0] for address in log.read_text().split()]
@@ -209,6 +214,32 @@ def test_pods_that_come_back_are_used_again_and_no_others(tmp_path):
     assert undrained == ["omma-shard-3"], "somebody drained omma-shard-1 for a reason"
 
 
+def test_pods_that_were_being_drained_when_it_was_given_up_are_used_again(tmp_path):
+    nodes = [node(0), node(1), node(2), node(3, "draining"), node(4, "drained"), node(4, "replaced")]
+    done, undrained = scale(tmp_path, nodes, "undrain", range(3, 5))
+    assert done.returncode == 0, done.stderr
+    assert undrained == ["omma-shard-4", "omma-shard-3"]
+
+
+def test_a_node_that_another_has_replaced_is_not_drained(tmp_path):
+    done, drained = scale(tmp_path, [node(0), node(3, "replaced"), node(3)], "drain", range(3, 1000000))
+    assert done.returncode == 0 and drained == ["omma-shard-3"]
+
+
+def test_where_no_pod_comes_back_the_cluster_is_not_asked(tmp_path):
+    for ordinals in (range(5, 5), range(7, 5)):
+        done, undrained = scale(tmp_path, [node(1, "drained")], "undrain", ordinals, status="exit 3")
+        assert done.returncode == 0 and undrained == [], done.stderr
+    done, _ = scale(tmp_path, [], "undrain", range(3, 5), status="exit 3")
+    assert done.returncode != 0
+
+
+def test_a_note_that_says_nothing_is_not_taken_for_a_number(tmp_path):
+    for note in ("", "three", "-1"):
+        done, undrained = scale(tmp_path, [node(3, "drained")], "undrain", range(3, 5), note=note)
+        assert done.returncode != 0 and undrained == [] and "no ordinal" in done.stderr, note
+
+
 def test_the_script_for_kind_makes_a_pod_that_stays():
     text = render_text("{}", "--show-only", "templates/tests/find.yaml")
     command = [sys.executable, ROOT / "deploy" / "kind" / "client_pod.py", "omma-try"]
@@ -224,7 +255,7 @@ def test_the_script_for_kind_makes_a_pod_that_stays():
 
 
 def test_helm_shows_what_a_failed_hook_said():
-    for thing in filter(is_hook, render()):
+    for thing in (o for o in render() if is_hook(o) and pod_of(o)):
         assert "hook-failed" in thing["metadata"]["annotations"]["helm.sh/hook-output-log-policy"]
     assert "hook-succeeded" in one(render(), "Pod", "omma-test")["metadata"]["annotations"]["helm.sh/hook-output-log-policy"]
 

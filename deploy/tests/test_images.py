@@ -96,3 +96,12 @@ def test_compose_watches_every_server():
         assert environment["OMMA_ADVERTISE"] == f"{name}:7701"
         assert environment["OMMA_ADVERTISE"] in environment["OMMA_PEERS"].split(",")
         assert services[name]["volumes"] == [f"{name}:/var/lib/omma"]
+
+
+def test_the_readme_has_the_three_lines():
+    head = (DEPLOY / "compose.yaml").read_text().split("\nname:")[0]
+    lines = re.findall(r"docker compose .*", head)
+    readme = (ROOT / "README.md").read_text()
+    assert len(lines) == 3 and "\n".join(["```sh", *lines, "```"]) in readme
+    verbs = [re.search(r"\b(up|run .* cli (?:index|search))\b", line).group(1).split()[-1] for line in lines]
+    assert verbs == ["up", "index", "search"]

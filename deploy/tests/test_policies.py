@@ -88,10 +88,10 @@ def test_selectors_find_their_pods(objects):
             assert found(spec["selector"]["matchLabels"]) == [pod_of(thing)["metadata"]["labels"]]
         elif thing["kind"] == "Service":
             assert found(spec["selector"]), thing["metadata"]["name"]
-        elif thing["kind"] in ("PodDisruptionBudget",):
+        elif thing["kind"] == "PodDisruptionBudget":
             assert len(found(spec["selector"]["matchLabels"])) == 1
         elif thing["kind"] == "NetworkPolicy":
-            assert len(found(spec["podSelector"]["matchLabels"])) == 1
+            assert found(spec["podSelector"]["matchLabels"]), thing["metadata"]["name"]
 
 
 def test_names_that_are_referred_to_are_there(objects):
@@ -109,6 +109,49 @@ def test_names_that_are_referred_to_are_there(objects):
             assert mounted == {v["name"] for v in spec.get("volumes", [])} | claims, name
         assert used <= configs, name
         assert spec.get("serviceAccountName") in accounts, name
+
+
+def moments(thing: dict) -> set[str]:
+    """When a hook is there; empty for what is part of the release."""
+    return set(filter(None, thing["metadata"].get("annotations", {}).get("helm.sh/hook", "").split(",")))
+
+
+def weight(thing: dict) -> int:
+    return int(thing["metadata"]["annotations"]["helm.sh/hook-weight"])
+
+
+def in_force(policy: dict, pod_owner: dict) -> bool:
+    """Whether a policy is there when a pod begins."""
+    if not moments(policy):
+        # Part of the release: not there yet before the first install.
+        return "pre-install" not in moments(pod_owner)
+    return moments(pod_owner) <= moments(policy) and weight(policy) < weight(pod_owner)
+
+
+def test_pods_reach_what_they_need_where_policies_close_everything(objects):
+    policies = [o for o in objects if o["kind"] == "NetworkPolicy"]
+    needs = {"coordinator": 7701, "shard": 7701, "cli": 7700, "credentials": 6443}
+    for owner in (o for o in objects if pod_of(o) and policies):
+        labels = pod_of(owner)["metadata"]["labels"]
+        mine = [p for p in policies if p["spec"]["podSelector"]["matchLabels"].items() <= labels.items() and in_force(p, owner)]
+        assert mine, owner["metadata"]["name"]
+        assert all(set(p["spec"]["policyTypes"]) == {"Ingress", "Egress"} for p in mine)
+        rules = [rule for p in mine for rule in p["spec"]["egress"]]
+        open_to = {(port["protocol"], port["port"]) for rule in rules for port in rule["ports"]}
+        component = labels["app.kubernetes.io/component"]
+        assert open_to >= {("UDP", 53), ("TCP", 53), ("TCP", needs[component])}, owner["metadata"]["name"]
+        # Its partner lets it in, if it is one of ours.
+        for partner in (p for p in policies if needs[component] in (7700, 7701) and p["spec"].get("ingress")):
+            for rule in partner["spec"]["ingress"]:
+                if {"protocol": "TCP", "port": needs[component]} in rule["ports"] and "from" in rule:
+                    selectors = [f["podSelector"]["matchLabels"] for f in rule["from"] if f.keys() == {"podSelector"}]
+                    assert any(s.items() <= labels.items() for s in selectors), owner["metadata"]["name"]
+
+
+def test_nobody_reaches_hooks(objects):
+    for policy in (o for o in objects if o["kind"] == "NetworkPolicy"):
+        if policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] in ("cli", "credentials"):
+            assert "ingress" not in policy["spec"], policy["metadata"]["name"]
 
 
 def test_the_peer_port_is_closed_to_strangers():

@@ -57,7 +57,14 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 
 {{/* The public API, as the release's own pods reach it. */}}
+{{- define "omma.serviceName" -}}{{ include "omma.fullname" . }}.{{ .Release.Namespace }}.svc{{- end -}}
 {{- define "omma.endpoint" -}}
 {{- $scheme := ternary "https" "http" .Values.tls.enabled -}}
-{{- printf "%s://%s.%s.svc:%d" $scheme (include "omma.fullname" .) .Release.Namespace (int .Values.coordinator.service.port) -}}
+{{- printf "%s://%s:%d" $scheme (include "omma.serviceName" .) (int .Values.coordinator.service.port) -}}
+{{- end -}}
+
+{{/* The label that Kubernetes copies from a node to its pods, if it is one of those; else empty. */}}
+{{- define "omma.zoneLabel" -}}
+{{- $key := .Values.zoneSpread.topologyKey -}}
+{{- if has $key (list "topology.kubernetes.io/zone" "topology.kubernetes.io/region") -}}{{ $key }}{{- end -}}
 {{- end -}}

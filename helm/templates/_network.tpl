@@ -1,4 +1,4 @@
-{{/* Rules that both NetworkPolicies have. */}}
+{{/* Rules that NetworkPolicies share. */}}
 
 {{/* (dict "root" . "port" 7710) */}}
 {{- define "omma.metricsIngress" -}}
@@ -10,14 +10,19 @@
 {{- end -}}
 {{- end -}}
 
-{{/* DNS, shard nodes, the collector of traces. */}}
-{{- define "omma.egress" -}}
+{{/* DNS, and the pods of a component: (dict "root" . "component" "shard" "port" 7701). */}}
+{{- define "omma.egressTo" -}}
 - ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]
-- ports: [{protocol: TCP, port: 7701}]
+- ports: [{protocol: TCP, port: {{ .port }}}]
   to:
     - podSelector:
         matchLabels:
-          {{- include "omma.selector" (dict "root" . "component" "shard") | nindent 10 }}
+          {{- include "omma.selector" . | nindent 10 }}
+{{- end -}}
+
+{{/* DNS, shard nodes, the collector of traces. */}}
+{{- define "omma.egress" -}}
+{{ include "omma.egressTo" (dict "root" . "component" "shard" "port" 7701) }}
 {{- with .Values.telemetry.otlpEndpoint }}
 - ports: [{protocol: TCP, port: {{ regexFind "[0-9]+$" . }}}]
 {{- end }}

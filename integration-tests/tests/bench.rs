@@ -68,6 +68,12 @@ async fn numbers_agree_with_the_cluster() -> Result<()> {
     ensure!(number(&closed, "/recall/mean") >= 0.99 && number(&closed, "/recall/answers") == 300.0, "{closed}");
     check_times(&closed)?;
 
+    let several = ["--collection", "requests", "--requests", "20", "--batch", "15", "--warm-up", "0s"];
+    let (several, code) = bench.run(&[&["search"], VECTORS, &several].concat()).await?;
+    ensure!(code == Some(0) && number(&several, "/requests") == 20.0, "{several}");
+    ensure!(number(&several, "/images") == 300.0 && number(&several, "/recall/answers") == 300.0, "{several}");
+    ensure!(number(&several, "/recall/mean") >= 0.99, "{several}");
+
     // With another seed nothing is where it is looked for: the comparison with exact search can fail.
     let others: Vec<&str> = VECTORS.iter().map(|&word| if word == "5" { "6" } else { word }).collect();
     let (wrong, _) = bench.run(&[&["search"], &others[..], &within].concat()).await?;

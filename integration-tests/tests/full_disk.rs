@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use omma_common::error::Reason;
+use omma_integration_tests::admin;
 use omma_integration_tests::client::{Client, by_vector, ids, vector_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::disks::{Disk, can_mount};
@@ -109,6 +110,10 @@ async fn nearly_full_refuses_images_and_recovers() -> Result<()> {
         ensure!(begin.elapsed() < PATIENCE && cluster.shard_process(0)?.ended().is_none());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // It says so: its metrics are what an alert goes by.
+    let shown = admin::metrics(cluster.admin_ports()[0]).await?;
+    let [free, kept] = ["omma_disk_free_bytes", "omma_disk_kept_free_bytes"].map(|name| admin::sum(&shown, name, &[]));
+    ensure!(free.zip(kept).is_some_and(|(free, kept)| free < kept), "{free:?} free, {kept:?} kept");
     give_back(&folder)?;
     cluster.wait_ready(PATIENCE).await?;
     images.put(&client, 100).await?;

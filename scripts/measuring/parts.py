@@ -9,9 +9,12 @@ from .cluster import RELEASE, SETTLE, WORK, Cluster, run
 from .data import clustered
 
 # Candidates that a search keeps.
-EF = [16, 32, 64, 128, 256]
-EF_BARE = [10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384]
+EF = [16, 24, 32, 48, 64, 128, 256]
+EF_BARE = [12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256]
+DEFAULT_EF = 128
 CLIENTS = 4
+# Queries of a request that asks several.
+BATCH = 16
 SETTLED = ["--settle", f"{SETTLE}s"]
 FSYNCS = ["omma_log_fsync_seconds_count", "omma_log_fsync_entries_sum"]
 INDEX = "omma_index_memory_bytes"
@@ -23,19 +26,19 @@ def ingest(cluster, dataset, *flags):
     return report
 
 
-def search(cluster, dataset, seconds, clients=CLIENTS):
-    report = cluster.bench("search", *dataset.flags(), "--clients", clients, "--lasts", f"{seconds}s")
+def search(cluster, dataset, seconds, clients=CLIENTS, batch=1):
+    report = cluster.bench("search", *dataset.flags(), "--clients", clients, "--lasts", f"{seconds}s", "--batch", batch)
     return {
         "recall": report["recall"]["mean"],
         "cpu_ms": report["server_cpu_milliseconds_each"],
-        "per_second": report["requests_per_second"],
+        "per_second": report["images_per_second"],
         "p50_ms": report["latency"]["p50"] * 1e3,
         "p99_ms": report["latency"]["p99"] * 1e3,
     }
 
 
-def bare(dataset, seconds, *flags):
-    found = dataset.bare("--threads", CLIENTS, "--seconds", seconds, "--ef", ",".join(map(str, EF_BARE)), *flags)
+def bare(dataset, seconds, efs=EF_BARE):
+    found = dataset.bare("--threads", CLIENTS, "--seconds", seconds, "--ef", ",".join(map(str, efs)))
     rows = [
         {
             "ef": row["ef"],
@@ -55,7 +58,7 @@ def cheapest(rows, recall):
 
 
 def searches(dataset, settings):
-    """One node beside the library: every ef, and three nodes with the default."""
+    """One node beside the library, with every ef: one query in each request, and several."""
     rows = []
     with Cluster() as cluster:
         ingest(cluster, dataset)
@@ -63,6 +66,8 @@ def searches(dataset, settings):
             cluster.restart(["--graph-candidates", ef])
             alone = search(cluster, dataset, settings.seconds, clients=1)
             row = {"ef": ef, **search(cluster, dataset, settings.seconds)}
+            several = search(cluster, dataset, settings.seconds, batch=BATCH)
+            row |= {"batch_cpu_ms": several["cpu_ms"], "batch_per_second": several["per_second"]}
             rows.append({**row, "alone_p50_ms": alone["p50_ms"], "alone_cpu_ms": alone["cpu_ms"]})
     return {"omma": rows, "bare": bare(dataset, settings.seconds)}
 
@@ -73,14 +78,14 @@ def cluster_of_three(dataset, settings):
         one = {"ingest": costs(ingest(cluster, dataset)), "search": search(cluster, dataset, settings.seconds)}
     with Cluster(nodes=3) as cluster:
         three = {"ingest": costs(ingest(cluster, dataset)), "search": search(cluster, dataset, settings.seconds)}
-    whole = bare(dataset, settings.seconds)
-    third = bare(settings.third(dataset), settings.seconds) if settings.third(dataset) else None
-    at_128 = lambda found: next(row["cpu_ms"] for row in found["searches"] if row["ef"] == 128)
+    whole = bare(dataset, settings.seconds, [DEFAULT_EF])
+    third = bare(settings.third(dataset), settings.seconds, [DEFAULT_EF]) if settings.third(dataset) else None
+    cost = lambda found: found["searches"][0]["cpu_ms"]
     return {
         "one": one,
         "three": three,
         "bare_insert_cpu_seconds": whole["insert_cpu_seconds"],
-        "three_graphs_ratio": 3 * at_128(third) / at_128(whole) if third else None,
+        "three_graphs_ratio": 3 * cost(third) / cost(whole) if third else None,
     }
 
 

@@ -150,6 +150,7 @@ fn a_cluster() -> Vec<node::MetadataCommand> {
         Command::RemoveNode(node::RemoveNode { node_id: 1 }),
         Command::SetMovesPaused(node::SetMovesPaused { paused: true }),
         Command::MarkCollectionDeleting(node::MarkCollectionDeleting { name: "photos".into() }),
+        Command::RaiseRules(node::RaiseRules { rules: 1 }),
         Command::RemoveCollection(node::RemoveCollection { collection_uid: 1, last_group_id: 1 }),
     ];
     commands.into_iter().map(|c| node::MetadataCommand { command: Some(c) }).collect()

@@ -22,6 +22,7 @@ pub mod metadata;
 mod metrics;
 mod node;
 pub mod room;
+mod runtime;
 pub mod store;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use tokio::net::TcpListener;
 pub use api::ServeError;
 pub use config::{EncoderArgs, ShardArgs, ShardConfig};
 pub use node::{IdentityError, NodeError};
+pub use runtime::runtime;
 
 /// A shard node stopped by itself.
 #[derive(Debug, thiserror::Error)]

@@ -24,7 +24,7 @@ struct Args {
 /// Also of `omma-shard-broken`.
 pub(crate) fn main() -> std::process::ExitCode {
     let args = Args::parse();
-    let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let outcome = match omma_shard::runtime() {
         Ok(runtime) => {
             let outcome = runtime.block_on(run(args));
             // What blocks on a store that does not close must not hold the process.

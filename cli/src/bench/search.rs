@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use omma_client::proto::{Query, SearchResponse};
-use omma_client::{Omma, ReadOptions, SearchOptions, query};
-use omma_common::limits::{DEFAULT_K, MAX_K};
+use omma_client::{ClientError, Omma, ReadOptions, SearchOptions, query};
+use omma_common::limits::{DEFAULT_K, MAX_K, MAX_QUERIES};
 
 use super::args::{DataArgs, LoadArgs, ServerArgs, parse_duration};
 use super::data::{Data, Stored, vector_id};
@@ -37,6 +37,10 @@ pub(crate) struct SearchArgs {
     /// Hits wanted.
     #[arg(short, default_value_t = DEFAULT_K, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_K)))]
     k: u32,
+    /// Queries in each request.
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=MAX_QUERIES as i64))]
+    batch: u32,
     /// How fresh the answers must be.
     #[arg(long, value_enum, default_value_t = ConsistencyArg::Linearizable)]
     consistency: ConsistencyArg,
@@ -59,6 +63,7 @@ struct Searches {
     connections: Vec<Omma>,
     collection: String,
     options: SearchOptions,
+    batch: usize,
     queries: Vec<Query>,
     truth: Option<Truth>,
     recalls: Mutex<Recalls>,
@@ -137,7 +142,7 @@ async fn searches(context: &Context, args: &SearchArgs, data: Data) -> Result<Se
     };
     let options = SearchOptions { consistency: args.consistency.into(), ..SearchOptions::default() };
     let (collection, recalls) = (args.collection.clone(), Mutex::default());
-    Ok(Searches { connections, collection, options, queries, truth, recalls })
+    Ok(Searches { connections, collection, options, batch: args.batch as usize, queries, truth, recalls })
 }
 
 /// The embeddings of the images as the cluster stores them, and of every `step`th, which are searched for.
@@ -172,18 +177,31 @@ async fn search(schedule: Schedule, clients: usize, searches: Arc<Searches>) -> 
     drive(schedule, clients, move |i, client| {
         let searches = searches.clone();
         async move {
-            let which = i as usize % searches.queries.len();
             let omma = &searches.connections[client % searches.connections.len()];
-            let query = searches.queries[which].clone();
-            let answer = omma.search(&searches.collection, query, &searches.options).await?;
-            searches.compare(which, &answer);
-            Ok(1)
+            let first = i as usize * searches.batch;
+            let which = (first..first + searches.batch).map(|query| query % searches.queries.len());
+            searches.ask(omma, which.collect()).await
         }
     })
     .await
 }
 
 impl Searches {
+    /// Sends these queries in one request, and returns how many they are.
+    async fn ask(&self, omma: &Omma, which: Vec<usize>) -> Result<u64, ClientError> {
+        let mut queries: Vec<Query> = which.iter().map(|&query| self.queries[query].clone()).collect();
+        let answers = match (queries.len(), queries.pop()) {
+            (1, Some(query)) => vec![omma.search(&self.collection, query, &self.options).await?],
+            (_, last) => {
+                queries.extend(last);
+                let answers = omma.batch_search(&self.collection, queries, &self.options).await?;
+                answers.into_iter().collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        which.iter().zip(&answers).for_each(|(&query, answer)| self.compare(query, answer));
+        Ok(answers.len() as u64)
+    }
+
     fn compare(&self, query: usize, answer: &SearchResponse) {
         let ids = answer.hits.iter().map(|hit| hit.id.as_str());
         let Some(recall) = self.truth.as_ref().and_then(|truth| truth.recall(query, ids)) else { return };

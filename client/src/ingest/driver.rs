@@ -14,7 +14,7 @@ use tonic::Streaming;
 use super::window::{Pending, Window};
 use super::{IngestOptions, Ingested};
 use crate::call::{Omma, new_request_id};
-use crate::error::{ClientError, Origin};
+use crate::error::{ClientError, Failure, Origin};
 use crate::images::PutOutcome;
 use crate::retry::wait_before_retry;
 
@@ -177,14 +177,18 @@ impl Driver {
                     }
                     Ok(())
                 }
-                Event::Answer(Ok(None)) => return End::Broken(ClientError::transport("the server ended the stream")),
+                Event::Answer(Ok(None)) => {
+                    return End::Broken(ClientError::transport(Failure::Broken, "the server ended the stream"));
+                }
                 Event::Answer(Err(status)) => return judge(status.into()),
             };
             if sent.is_err() {
                 // The receiving half is gone: the response side will say why.
                 return match connection.responses.message().await {
                     Err(status) => judge(status.into()),
-                    Ok(_) => End::Broken(ClientError::transport("the server stopped reading the stream")),
+                    Ok(_) => {
+                        End::Broken(ClientError::transport(Failure::Broken, "the server stopped reading the stream"))
+                    }
                 };
             }
         }
@@ -247,7 +251,10 @@ impl Driver {
 
     fn silence(&self) -> ClientError {
         let (waiting, patience) = (self.window.len(), self.options.patience);
-        ClientError::transport(format!("{waiting} images are unanswered and none was answered for {patience:?}"))
+        ClientError::transport(
+            Failure::Silent,
+            format!("{waiting} images are unanswered and none was answered for {patience:?}"),
+        )
     }
 }
 
@@ -308,7 +315,7 @@ mod tests {
         let of = |reason| ClientError::from(ApiError::new(reason, "x").to_status());
         assert!(matches!(judge(of(Reason::CollectionNotFound)), End::Refused(_)));
         assert!(matches!(judge(of(Reason::ShuttingDown)), End::Broken(_)));
-        assert!(matches!(judge(ClientError::transport("reset")), End::Broken(_)));
+        assert!(matches!(judge(ClientError::transport(Failure::Broken, "reset")), End::Broken(_)));
         assert!(matches!(judge(tonic::Status::cancelled("gone").into()), End::Broken(_)));
         assert!(matches!(judge(tonic::Status::unknown("h2 protocol error").into()), End::Broken(_)));
         assert!(matches!(judge(tonic::Status::permission_denied("no").into()), End::Refused(_)));

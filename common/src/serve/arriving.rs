@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::error::{ApiError, Reason};
+use crate::metrics::Counter;
 
 /// Bytes of the head of each message: whether it is compressed, and its length.
 const HEAD: usize = 5;
@@ -42,13 +43,14 @@ struct Halves {
 #[derive(Debug, Clone)]
 pub struct Arriving {
     most: usize,
+    refused: Counter,
     halves: Arc<Mutex<Halves>>,
 }
 
 impl Arriving {
-    /// At most `most` bytes of them.
-    pub fn new(most: usize) -> Self {
-        Self { most, halves: Arc::default() }
+    /// At most `most` bytes of them. What gives way is counted in `refused`.
+    pub fn new(most: usize, refused: Counter) -> Self {
+        Self { most, refused, halves: Arc::default() }
     }
 
     /// A message of which nothing has come yet.
@@ -95,7 +97,9 @@ impl Arriving {
         }
     }
 
-    fn refusal(&self) -> Status {
+    /// To a message that gives way.
+    fn refuse(&self) -> Status {
+        self.refused.inc();
         let text = format!("requests of more than {} bytes are arriving, and this one is the slowest", self.most);
         ApiError::new(Reason::Overloaded, text).over("max-arriving-mib", self.most >> 20).to_status()
     }
@@ -207,7 +211,7 @@ impl Counting {
             let arriving = &self.arriving;
             let id = *self.id.get_or_insert_with(|| arriving.begin());
             if !arriving.grow(id, pending) {
-                return Err(arriving.refusal());
+                return Err(arriving.refuse());
             }
         }
         Ok(())
@@ -228,7 +232,7 @@ impl http_body::Body for Counting {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.id.is_some_and(|id| self.arriving.gives_way(id, cx)) {
-            return Poll::Ready(Some(Err(self.arriving.refusal())));
+            return Poll::Ready(Some(Err(self.arriving.refuse())));
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
@@ -254,6 +258,8 @@ impl http_body::Body for Counting {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn message(length: usize) -> Vec<u8> {
@@ -264,6 +270,12 @@ mod tests {
         Counting { inner: Body::empty(), arriving: arriving.clone(), id: None, at: At::Head(Vec::new()) }
     }
 
+    static REFUSED: LazyLock<Counter> = LazyLock::new(|| Counter::new("omma_test_refused_total", "Refused."));
+
+    fn at_most(bytes: usize) -> Arriving {
+        Arriving::new(bytes, REFUSED.clone())
+    }
+
     fn pending(arriving: &Arriving) -> usize {
         lock(&arriving.halves).bytes
     }
@@ -272,7 +284,7 @@ mod tests {
     fn only_halves_count() {
         let bytes = [message(100), message(0), message(3), message(50)].concat();
         for step in [1, 2, 7, 60, bytes.len()] {
-            let arriving = Arriving::new(1000);
+            let arriving = at_most(1000);
             let mut body = counting(&arriving);
             for (n, piece) in bytes.chunks(step).enumerate() {
                 body.count(piece).unwrap();
@@ -290,13 +302,14 @@ mod tests {
 
     #[test]
     fn the_one_that_began_first_gives_way() {
-        let arriving = Arriving::new(250);
+        let arriving = at_most(250);
         let (mut slow, mut other, mut quick) = (counting(&arriving), counting(&arriving), counting(&arriving));
         slow.count(&message(500)[..100]).unwrap();
         other.count(&message(500)[..100]).unwrap();
         quick.count(&message(90)[..90]).unwrap();
         assert_eq!(pending(&arriving), 190);
         assert!(slow.count(&[7]).is_err() && arriving.gives_way(slow.id.unwrap(), &Context::from_waker(Waker::noop())));
+        assert_eq!(REFUSED.get(), 1);
         assert!(other.count(&[7]).is_ok() && quick.count(&[7; 5]).is_ok());
         assert_eq!(pending(&arriving), 101);
         drop((slow, other, quick));

@@ -1,6 +1,6 @@
 //! Connections out: TCP, then TLS if there is any.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tonic::transport::Endpoint;
 
@@ -25,6 +25,34 @@ use super::watched::Watched;
 pub struct InvalidAddress {
     address: String,
     reason: String,
+}
+
+/// Why there is no connection, inside of the [`std::io::Error`] that says so, where it is not TCP's own.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// The host's name has no address.
+    #[error("the name {host:?} cannot be resolved: {source}")]
+    Name {
+        /// The name.
+        host: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// TCP connects, but the two sides did not agree on TLS.
+    #[error("no TLS with the server: {source}")]
+    Tls {
+        /// What one side said of the other.
+        source: std::io::Error,
+    },
+}
+
+impl From<Obstacle> for std::io::Error {
+    fn from(obstacle: Obstacle) -> Self {
+        let kind = match &obstacle {
+            Obstacle::Name { source, .. } | Obstacle::Tls { source } => source.kind(),
+        };
+        Self::new(kind, obstacle)
+    }
 }
 
 /// Makes connections as one party. Clones share its certificates, which are loaded anew when their files change: the
@@ -112,13 +140,16 @@ impl Dialer {
         };
         // At once, if it is no name.
         host.parse().map_or(Ok(()), allowed)?;
-        let tcp = TcpStream::connect((host.as_str(), port)).await?;
+        let found = lookup_host((host.as_str(), port)).await;
+        let addresses: Vec<SocketAddr> =
+            found.map_err(|source| Obstacle::Name { host: host.clone(), source })?.collect();
+        let tcp = TcpStream::connect(addresses.as_slice()).await?;
         tcp.set_nodelay(true)?;
         allowed(tcp.peer_addr()?.ip())?;
         let Some(tls) = tls else { return Ok(TokioIo::new(Wire::Plain(tcp))) };
         let name = ServerName::try_from(host)
             .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e.to_string()))?;
-        let stream = TlsConnector::from(tls).connect(name, tcp).await?;
+        let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(|source| Obstacle::Tls { source })?;
         Ok(TokioIo::new(Wire::Tls(Box::new(stream.into()))))
     }
 }

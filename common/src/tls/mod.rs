@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use dial::{Dialer, InvalidAddress, Wire};
+pub use dial::{Dialer, InvalidAddress, Obstacle, Wire};
 pub use files::{PeerConfigs, PeerTls, PublicTls, ServerTrust, TlsError};
 pub use kind::PeerKind;
 pub use plaintext::{Plaintext, PlaintextRefused};

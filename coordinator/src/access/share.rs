@@ -15,6 +15,7 @@ use tonic::codegen::http::{Request, Response};
 
 use super::caller::Caller;
 use super::client::Client;
+use crate::metrics::{REFUSED_CLIENT_RATE, REFUSED_CLIENT_REQUESTS};
 
 /// Clients that are remembered; those that have used nothing lately are forgotten beyond.
 const REMEMBERED: usize = 4096;
@@ -76,10 +77,12 @@ impl Shares {
         usage.left = (usage.left + now.saturating_duration_since(usage.at).as_secs_f64() * rate).min(rate);
         usage.at = now;
         if usage.requests >= self.each.requests {
+            REFUSED_CLIENT_REQUESTS.inc();
             let text = format!("this client has {} requests under way, as many as it may", usage.requests);
             return Err(ApiError::new(Reason::RateLimited, text).over("max-requests-per-client", self.each.requests));
         }
         if usage.left < 1.0 {
+            REFUSED_CLIENT_RATE.inc();
             let text = format!("this client sends more than {} requests a second", self.each.rate);
             return Err(ApiError::new(Reason::RateLimited, text).over("max-rate-per-client", self.each.rate));
         }
@@ -155,6 +158,8 @@ mod tests {
     fn each_client_has_its_share_and_no_more() {
         let shares = Shares::new(Share { requests: 2, rate: 5, time: Duration::from_secs(5) });
         let (one, two, mut now) = (Client(1), Client(2), Instant::now());
+        let counted = || (REFUSED_CLIENT_REQUESTS.get(), REFUSED_CLIENT_RATE.get());
+        let before = counted();
         let held = [shares.begin(one, now).unwrap(), shares.begin(one, now).unwrap()];
         assert_eq!(reason(&shares.begin(one, now)), Some("max-requests-per-client"));
         assert!(shares.begin(two, now).is_ok(), "another client's share is untouched");
@@ -166,6 +171,7 @@ mod tests {
         now += Duration::from_millis(400);
         assert!(shares.begin(one, now).is_ok() && shares.begin(one, now).is_ok());
         assert!(shares.begin(one, now).is_err());
+        assert_eq!(counted(), (before.0 + 1, before.1 + 2), "each refusal is counted");
         now += Duration::from_secs(60);
         let after = (0..9).filter(|_| shares.begin(one, now).is_ok()).count();
         assert_eq!(after, 5, "what was not used is not saved up for longer than a second");

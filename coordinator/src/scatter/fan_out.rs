@@ -15,6 +15,7 @@ use omma_proto::v1::{Consistency, Coverage, Filter, Hit};
 use super::coverage::{accept, coverage, time_for_groups};
 use super::hedge::HedgeDelay;
 use super::merge::{Wanted, merge};
+use super::patience::Patience;
 use super::replica::call_replica;
 use crate::leader::{Effect, call_leader};
 use crate::metrics::PARTIAL;
@@ -109,9 +110,13 @@ async fn search_by(
     deadline: Deadline,
 ) -> Result<Found, ApiError> {
     let begun = Instant::now();
-    let asked = map.groups.iter().filter(|(_, g)| !g.slots.is_empty());
-    let calls = asked.map(|(&group, placed)| async move {
-        let answer = search_group(routing, hedge, collection, queries, options, (group, &placed.slots), deadline);
+    let asked: Vec<_> = map.groups.iter().filter(|(_, g)| !g.slots.is_empty()).collect();
+    let patience = match options.allow_partial {
+        true => Patience::together(deadline, asked.len()),
+        false => asked.iter().map(|_| Patience::alone(deadline)).collect(),
+    };
+    let calls = asked.into_iter().zip(patience).map(|((&group, placed), patience)| async move {
+        let answer = search_group(routing, hedge, collection, queries, options, (group, &placed.slots), patience);
         let answer = deadline.run("the search of a shard group", answer).await.and_then(|answer| answer);
         (group, answer)
     });
@@ -156,8 +161,9 @@ async fn search_group(
     queries: &[ReadyQuery],
     options: &SearchOptions,
     (group, slots): (GroupId, &[node::SlotRange]),
-    deadline: Deadline,
+    patience: Patience,
 ) -> Result<Vec<node::GroupHits>, ApiError> {
+    let deadline = patience.deadline();
     let request = |map: &ClusterMap| node::SearchGroupRequest {
         target: Some(collection.target(group, map)),
         queries: queries.iter().map(|q| q.embedding.clone()).collect(),
@@ -175,7 +181,7 @@ async fn search_group(
     };
     let answer = match options.freshness.needs_leader() {
         true => call_leader(routing, group, Effect::Read, deadline, call).await?,
-        false => call_replica(routing, group, deadline, hedge, call).await?,
+        false => call_replica(routing, group, patience, hedge, call).await?,
     };
     if answer.hits.len() != queries.len() {
         let text = format!("shard group {group} gave {} answers to {} queries", answer.hits.len(), queries.len());

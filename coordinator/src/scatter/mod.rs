@@ -4,4 +4,5 @@ pub(crate) mod coverage;
 pub(crate) mod fan_out;
 pub(crate) mod hedge;
 pub(crate) mod merge;
+pub(crate) mod patience;
 pub(crate) mod replica;

@@ -2,7 +2,6 @@
 //! when it fails.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -14,13 +13,11 @@ use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use super::hedge::HedgeDelay;
+use super::patience::Patience;
 use crate::error::{CallError, Next, retired};
 use crate::metrics::HEDGES;
 use crate::node_client::NodeClient;
 use crate::routing::{ClusterMap, Routing};
-
-/// How long the replicas are asked again and again before a group is given up: one may be starting, or catching up.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The order to ask nodes in: those that answer, the least busy first; ties fall at random, so that coordinators do
 /// not all choose alike.
@@ -30,12 +27,12 @@ pub(crate) fn by_preference(mut nodes: Vec<Arc<NodeClient>>) -> Vec<Arc<NodeClie
     nodes
 }
 
-/// Calls a replica of `group` with `call(node, map)`; all of them again while none can answer, until the deadline or for
-/// [`PATIENCE`]. `call` must be a read: it may run more than once.
+/// Calls a replica of `group` with `call(node, map)`; all of them again while none can answer and `patience` lasts. `call`
+/// must be a read: it may run more than once.
 pub(crate) async fn call_replica<T, F, Fut>(
     routing: &Routing,
     group: GroupId,
-    deadline: Deadline,
+    mut patience: Patience,
     hedge: &HedgeDelay,
     call: F,
 ) -> Result<T, ApiError>
@@ -43,7 +40,7 @@ where
     F: Fn(Arc<NodeClient>, &ClusterMap) -> Fut,
     Fut: Future<Output = Result<T, CallError>>,
 {
-    let patience = deadline.within(PATIENCE);
+    let deadline = patience.deadline();
     let mut backoff = Backoff::in_cluster();
     let last = loop {
         let map = routing.map().await?;
@@ -57,11 +54,12 @@ where
             Err(Some(CallError { next: Next::Stop | Next::Moved, error })) => return Err(error),
             Err(error) => error,
         };
-        let pause = async {
+        let backoff = &mut backoff;
+        let pause = move |until| async move {
             routing.refresh().await;
-            backoff.sleep(patience).await
+            backoff.sleep(until).await
         };
-        if !patience.run("finding a replica", pause).await.unwrap_or(false) {
+        if !patience.after_failure(pause).await {
             break last;
         }
     };
@@ -132,6 +130,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const FOR_EVER: Duration = Duration::from_secs(3600);

@@ -21,7 +21,9 @@ pub(super) fn state(error: &StateError) -> ApiError {
         StateError::Dropped => Reason::CollectionNotFound,
         StateError::SlotsMoved => Reason::SlotsMoved,
         StateError::NoRoom(_) => Reason::DiskFull,
-        StateError::Store(_) | StateError::File { .. } | StateError::Transfer(_) => Reason::Internal,
+        StateError::Store(_) | StateError::File { .. } | StateError::Transfer(_) | StateError::NewerRules { .. } => {
+            Reason::Internal
+        }
     };
     ApiError::new(reason, error.to_string())
 }

@@ -48,6 +48,7 @@ impl MetadataService for MetadataApi {
     ) -> Result<Response<ProposeMetadataResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
         let command = request.into_inner().command.ok_or_else(|| errors::missing("command"))?;
+        check_command(&command)?;
         let outcome = self.propose(command, deadline).await?;
         Ok(Response::new(ProposeMetadataResponse { outcome: Some(outcome) }))
     }
@@ -83,6 +84,14 @@ impl MetadataApi {
         let proposed = self.node.metadata_replica.propose(command.encode_to_vec().into(), deadline).await?;
         MetadataOutcome::decode(proposed.outcome)
             .map_err(|e| ApiError::new(Reason::Internal, format!("a metadata outcome was not understood: {e}")))
+    }
+}
+
+/// Rules are raised by the metadata leader alone: too high a number would end every replica.
+fn check_command(command: &MetadataCommand) -> Result<(), ApiError> {
+    match command.command {
+        Some(Command::RaiseRules(_)) => Err(ApiError::field("command", "is none that others than the nodes give")),
+        _ => Ok(()),
     }
 }
 
@@ -153,6 +162,13 @@ fn id(space: Option<&omma_proto::v1::VectorSpace>) -> &str {
 mod tests {
     use super::*;
     use omma_proto::v1::VectorSpace;
+
+    #[test]
+    fn nobody_else_raises_the_rules() {
+        let of = |command| check_command(&MetadataCommand { command: Some(command) }).err().map(|e| e.reason);
+        assert_eq!(of(Command::RaiseRules(RaiseRules { rules: 1 })), Some(Reason::InvalidArgument));
+        assert_eq!(of(Command::SetMovesPaused(SetMovesPaused { paused: true })), None);
+    }
 
     #[test]
     fn only_a_node_of_the_same_kind_gets_in() {

@@ -9,28 +9,28 @@
 //! whatever another client floods the encoder with. Where inference takes the cores that decoding takes, the bound is for
 //! both together: else a flood would have twice as many threads as there are cores, and everybody's work would crawl.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod picture;
+mod work;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fast_image_resize::Resizer;
 use omma_common::deadline::Deadline;
 use omma_common::telemetry::TracePoint;
-use omma_common::vector::normalise;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use self::picture::{Ticket, Undecoded};
+use self::work::{Shared, thread};
 use super::budget::Budget;
-use super::decode::{PictureLimits, decode};
-use super::error::{EncoderError, PictureError};
+use super::decode::PictureLimits;
+use super::error::EncoderError;
 use super::lines::{Line, Lines};
 use super::pace::Pace;
 use super::preprocess::Preprocessing;
-use super::watch::{Desk, End, Overdue, Watch};
-use crate::metrics::{
-    BATCH_PICTURES, DECODE_SECONDS, ENCODER_QUEUE_SECONDS, INFERENCE_SECONDS, PICTURES, PICTURES_OK, REFUSED,
-};
+use super::watch::Watch;
+use crate::metrics::{PICTURES, PICTURES_OK, REFUSED};
 
 /// Unit of the semaphore that counts bytes: its permits are 32 bits.
 const BYTES_PER_PERMIT: usize = 1024;
@@ -99,62 +99,6 @@ pub(super) struct Pipeline {
     waiting_bytes: Arc<Semaphore>,
     /// The thread that watches the decodes ends when this is dropped.
     _watched: mpsc::Sender<()>,
-}
-
-struct Shared {
-    config: PipelineConfig,
-    to_decode: Lines<Undecoded>,
-    to_infer: Lines<Decoded>,
-    budget: Budget,
-    watch: Watch<Ticket>,
-    /// Decoded pictures that may wait for inference.
-    ahead: usize,
-    pace: Pace,
-    images: AtomicU64,
-    batches: AtomicU64,
-}
-
-/// The caller's side of a picture.
-struct Ticket {
-    line: Line,
-    answer: oneshot::Sender<Result<Encoded, EncoderError>>,
-    deadline: Deadline,
-    trace: TracePoint,
-    _slot: OwnedSemaphorePermit,
-}
-
-struct Undecoded {
-    picture: Bytes,
-    ticket: Ticket,
-    since: Instant,
-    _bytes: OwnedSemaphorePermit,
-}
-
-struct Decoded {
-    numbers: Vec<f32>,
-    ticket: Ticket,
-    since: Instant,
-    decode: Duration,
-    queue: Duration,
-}
-
-impl Ticket {
-    fn answer(self, result: Result<Encoded, EncoderError>) {
-        // The caller may have gone: then nobody wants to know.
-        let _ = self.answer.send(result);
-    }
-
-    /// The ticket if somebody still waits for it; else it is dropped, with an answer if only the time is over.
-    fn wanted(self) -> Option<Self> {
-        if self.answer.is_closed() {
-            None
-        } else if self.deadline.passed() {
-            self.answer(Err(EncoderError::DeadlineExceeded));
-            None
-        } else {
-            Some(self)
-        }
-    }
 }
 
 impl Pipeline {
@@ -274,146 +218,6 @@ impl Drop for Pipeline {
         self.shared.to_decode.close();
         self.shared.to_infer.close();
     }
-}
-
-impl Shared {
-    fn decode_loop(&self) {
-        let (desk, mut resizer) = (self.watch.desk(), Resizer::new());
-        while let Some((line, Undecoded { picture, ticket, since, _bytes })) = self.next_undecoded() {
-            let Some(ticket) = ticket.wanted() else {
-                self.to_decode.done(line);
-                continue;
-            };
-            let start = Instant::now();
-            let queue = start - since;
-            ticket.trace.interval("decode queue", since, start, &[]);
-            let deadline = ticket.deadline;
-            desk.begin(ticket);
-            let prepared = self.prepare(&picture, &mut resizer, deadline, &desk);
-            let end = Instant::now();
-            let ticket = match desk.end() {
-                End::Done(ticket) => ticket,
-                End::TooLate { replaced: true } => return,
-                End::TooLate { replaced: false } => continue,
-            };
-            let decode = end - start;
-            ticket.trace.interval("decode", start, end, &[]);
-            self.pace.decoded(decode);
-            match prepared {
-                Ok(numbers) => {
-                    DECODE_SECONDS.took(decode);
-                    self.to_infer.push(line, Decoded { numbers, ticket, since: end, decode, queue }, self.ahead);
-                    if self.config.shared_cores {
-                        // Still at work: see `infer_loop`.
-                        continue;
-                    }
-                }
-                Err(error) => ticket.answer(Err(error.into())),
-            }
-            // Not before: a thread that waits for room before inference is one that its client keeps busy.
-            self.to_decode.done(line);
-        }
-    }
-
-    fn next_undecoded(&self) -> Option<(Line, Undecoded)> {
-        self.to_decode.pop(1, Duration::ZERO)?.pop()
-    }
-
-    /// Answers pictures whose decoding takes too long, and starts threads in the place of those that are lost to them.
-    fn watch_loop(self: &Arc<Self>, end: &mpsc::Receiver<()>) {
-        while end.recv_timeout(self.watch.period()) == Err(mpsc::RecvTimeoutError::Timeout) {
-            for Overdue { ticket, replace } in self.watch.look() {
-                let limit = self.watch.patience();
-                tracing::warn!(?limit, replace, "gave up a picture that takes too long to decode");
-                // Its client must not wait for a thread that may never come back.
-                self.to_decode.done(ticket.line);
-                ticket.answer(Err(PictureError::TooSlow { limit }.into()));
-                let shared = Arc::clone(self);
-                if replace && let Err(error) = thread("omma-decode-new".to_owned(), move || shared.decode_loop()) {
-                    tracing::error!(%error, "there is one thread less that decodes");
-                }
-            }
-        }
-    }
-
-    fn prepare(
-        &self,
-        picture: &[u8],
-        resizer: &mut Resizer,
-        deadline: Deadline,
-        desk: &Desk<Ticket>,
-    ) -> Result<Vec<f32>, PictureError> {
-        let mut share = None;
-        let pixels = decode(picture, &self.config.limits, &mut |bytes| {
-            share = desk.aside(|| self.budget.take(bytes, deadline));
-            share.is_some()
-        })?;
-        let failed = |reason| PictureError::Damaged { format: "decoded", reason };
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.config.preprocessing.apply(&pixels, resizer)));
-        prepared.unwrap_or_else(|_| Err("the resizer gave up".into())).map_err(|reason| {
-            // A panic may have left the buffers in any state.
-            *resizer = Resizer::new();
-            failed(reason)
-        })
-    }
-
-    fn infer_loop(&self, mut worker: Box<dyn Infer>) {
-        while let Some(batch) = self.to_infer.pop(self.config.max_batch.max(1), self.config.gather) {
-            let (lines, batch): (Vec<Line>, Vec<Decoded>) = batch.into_iter().unzip();
-            let wanted: Vec<Decoded> =
-                batch.into_iter().filter_map(|job| Some(Decoded { ticket: job.ticket.wanted()?, ..job })).collect();
-            if !wanted.is_empty() {
-                self.infer(worker.as_mut(), wanted);
-            }
-            for line in lines {
-                self.to_infer.done(line);
-                if self.config.shared_cores {
-                    self.to_decode.done(line);
-                }
-            }
-        }
-    }
-
-    fn infer(&self, worker: &mut dyn Infer, mut batch: Vec<Decoded>) {
-        let start = Instant::now();
-        let joined: Vec<f32> = match batch.as_mut_slice() {
-            [one] => std::mem::take(&mut one.numbers),
-            many => many.iter().map(|job| job.numbers.as_slice()).collect::<Vec<_>>().concat(),
-        };
-        let result = catch_unwind(AssertUnwindSafe(|| worker.run(&joined, batch.len())))
-            .unwrap_or_else(|_| Err("the runtime panicked".into()))
-            .and_then(|vectors| match vectors.len() == batch.len() {
-                true => Ok(vectors),
-                false => Err(format!("{} vectors for {} pictures", vectors.len(), batch.len())),
-            });
-        let end = Instant::now();
-        let inference = end - start;
-        self.pace.inferred(inference / u32::try_from(batch.len()).unwrap_or(1).max(1));
-        let vectors = match result {
-            Ok(vectors) => vectors,
-            Err(problem) => {
-                batch.into_iter().for_each(|job| job.ticket.answer(Err(EncoderError::Inference(problem.clone()))));
-                return;
-            }
-        };
-        self.batches.fetch_add(1, Ordering::Relaxed);
-        self.images.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        INFERENCE_SECONDS.took(inference);
-        BATCH_PICTURES.observe(batch.len() as f64);
-        let pictures = batch.len() as i64;
-        for (job, mut embedding) in batch.into_iter().zip(vectors) {
-            let queue = job.queue + start.saturating_duration_since(job.since);
-            ENCODER_QUEUE_SECONDS.took(queue);
-            job.ticket.trace.interval("inference queue", job.since, start, &[]);
-            job.ticket.trace.interval("inference", start, end, &[("pictures", pictures)]);
-            let checked = normalise(&mut embedding, self.config.dimension).map_err(EncoderError::from);
-            job.ticket.answer(checked.map(|()| Encoded { embedding, decode: job.decode, queue, inference }));
-        }
-    }
-}
-
-fn thread(name: String, run: impl FnOnce() + Send + 'static) -> Result<(), EncoderError> {
-    std::thread::Builder::new().name(name).spawn(run).map(drop).map_err(EncoderError::Threads)
 }
 
 #[cfg(test)]

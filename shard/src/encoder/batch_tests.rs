@@ -4,6 +4,7 @@ use image::{ImageFormat, RgbImage};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+use super::super::error::PictureError;
 use super::super::preprocess::{Filter, Preprocessing};
 use super::*;
 

@@ -47,6 +47,17 @@ pub enum StateError {
     /// More cuts than there may be.
     #[error("{0} backups of this group are under way already: try again in two minutes")]
     TooManyCuts(usize),
+    /// The replicated state goes by rules that this version does not know.
+    #[error(
+        "the cluster's metadata goes by rules {rules}, and this version knows them up to {known}: run one that is as new as \
+         the other nodes'"
+    )]
+    NewerRules {
+        /// Those of the cluster.
+        rules: u32,
+        /// The newest that are known here.
+        known: u32,
+    },
     /// The vector index failed.
     #[error("the index failed: {0}")]
     Index(#[from] crate::index::IndexError),

@@ -4,6 +4,8 @@
 //! that harmless: a record's key comes from the log, so the same command writes the same key; and what is stored under
 //! a newer key is never touched by an older command.
 
+mod records;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -14,16 +16,15 @@ use omma_proto::internal::v1::{
     DeleteRecords, ImageCommand, ImageOutcome, ImageRefusal, PutRecord, PutRecords, StoredAnswer, StoredCollection,
     StoredRecord,
 };
-use omma_proto::v1::{AttributeValue, PutEffect};
+use omma_proto::v1::AttributeValue;
 use prost::Message;
 
 use super::answers::{Answers, fits};
 use super::command::{fingerprint, parts, refused, slot_of_part};
-use super::digest::Digest;
 use super::keys::{self, RECORDS_PER_COMMAND, RecordKey};
 use super::retry::{self, Known};
 use super::slots::Slots;
-use crate::format::{seal, seal_message};
+use crate::format::seal_message;
 use crate::group::state_machine::StateError;
 use crate::store::Batch;
 
@@ -184,60 +185,6 @@ impl<'a, V: View> Planner<'a, V> {
         Ok(ImageOutcome { effects, ..ImageOutcome::default() })
     }
 
-    pub(super) fn put_record(&mut self, uid: u64, key: RecordKey, record: PutRecord) -> Result<PutEffect, StateError> {
-        let old = self.key_of(uid, &record.id)?;
-        let effect = match old {
-            None => PutEffect::Created,
-            Some(old) if old >= key => return Ok(PutEffect::Unchanged),
-            Some(old) if self.holds(uid, old, &record)? => return Ok(PutEffect::Unchanged),
-            Some(old) => {
-                self.remove_record(uid, old)?;
-                PutEffect::Replaced
-            }
-        };
-        self.write_record(uid, key, record)?;
-        Ok(effect)
-    }
-
-    fn write_record(&mut self, uid: u64, key: RecordKey, record: PutRecord) -> Result<(), StateError> {
-        let digest = Digest::of(uid, key, &record);
-        self.tally(uid, 1, |sum| *sum += digest);
-        let stored = StoredRecord {
-            id: record.id.clone(),
-            attributes: record.attributes.clone(),
-            content_digest: record.content_digest.clone(),
-            record_digest: digest.to_bytes().into(),
-        };
-        self.batch.insert(keys::id(uid, &record.id), seal(&key.to_be_bytes()));
-        self.batch.insert(keys::record(uid, key), seal_message(&stored));
-        self.batch.insert(keys::embedding(uid, key), seal(&record.embedding));
-        let embedding = omma_common::vector::from_bytes(&record.embedding)
-            .map_err(|e| StateError::Damaged { what: "command".to_owned(), reason: e.to_string() })?;
-        self.index.push(IndexChange::Insert { uid, key, embedding, attributes: record.attributes.clone() });
-        self.ids.insert((uid, record.id.clone()), Some(key));
-        self.records.insert((uid, key), Some(record));
-        Ok(())
-    }
-
-    /// Removes a record whose id is about to be given to another, or to none.
-    fn remove_record(&mut self, uid: u64, key: RecordKey) -> Result<(), StateError> {
-        let digest = match self.records.get(&(uid, key)) {
-            Some(Some(record)) => Digest::of(uid, key, record),
-            Some(None) => return Ok(()),
-            None => match self.view.record(uid, key)? {
-                Some(stored) => Digest::from_bytes(&stored.record_digest),
-                None => return Ok(()),
-            },
-        };
-        self.tally(uid, -1, |sum| *sum -= digest);
-        self.batch.remove(keys::record(uid, key));
-        self.batch.remove(keys::embedding(uid, key));
-        self.batch.insert(keys::tombstone(uid, key), []);
-        self.index.push(IndexChange::Remove { uid, key });
-        self.records.insert((uid, key), None);
-        Ok(())
-    }
-
     fn delete(&mut self, uid: u64, index: u64, delete: DeleteRecords) -> Result<ImageOutcome, StateError> {
         if delete.ids.len() > RECORDS_PER_COMMAND {
             return Ok(refused(ImageRefusal::Invalid));
@@ -264,17 +211,6 @@ impl<'a, V: View> Planner<'a, V> {
         self.collections.get(&uid).cloned().or_else(|| self.view.collection(uid))
     }
 
-    /// Removes an image, unless it is newer than the command at `index`. Whether there was one.
-    pub(super) fn delete_id(&mut self, uid: u64, index: u64, id: String) -> Result<bool, StateError> {
-        let Some(key) = self.key_of(uid, &id)?.filter(|key| *key < keys::record_key(index, 0)) else {
-            return Ok(false);
-        };
-        self.remove_record(uid, key)?;
-        self.batch.remove(keys::id(uid, &id));
-        self.ids.insert((uid, id), None);
-        Ok(true)
-    }
-
     /// The records themselves are removed in the background: there may be millions.
     pub(super) fn drop_collection(&mut self, uid: u64) -> ImageOutcome {
         let collection = self.collection_mut(uid, 0, 0);
@@ -294,164 +230,7 @@ impl<'a, V: View> Planner<'a, V> {
             view.collection(uid).unwrap_or_else(new)
         })
     }
-
-    fn tally(&mut self, uid: u64, count: i64, change: impl FnOnce(&mut Digest)) {
-        let collection = self.collection_mut(uid, 0, 0);
-        let mut digest = Digest::from_bytes(&collection.digest);
-        change(&mut digest);
-        collection.digest = digest.to_bytes().into();
-        collection.image_count = collection.image_count.saturating_add_signed(count);
-    }
-
-    fn key_of(&self, uid: u64, id: &str) -> Result<Option<RecordKey>, StateError> {
-        match self.ids.get(&(uid, id.to_owned())) {
-            Some(planned) => Ok(*planned),
-            None => self.view.key_of(uid, id),
-        }
-    }
-
-    /// Whether the record under `key` says the same as `record`.
-    fn holds(&self, uid: u64, key: RecordKey, record: &PutRecord) -> Result<bool, StateError> {
-        if let Some(planned) = self.records.get(&(uid, key)) {
-            return Ok(planned.as_ref().is_some_and(|p| {
-                p.attributes == record.attributes
-                    && p.content_digest == record.content_digest
-                    && (!p.content_digest.is_empty() || p.embedding == record.embedding)
-            }));
-        }
-        let Some(stored) = self.view.record(uid, key)? else { return Ok(false) };
-        if stored.attributes != record.attributes || stored.content_digest != record.content_digest {
-            return Ok(false);
-        }
-        // The same picture is the same image, even if another machine's arithmetic embedded it.
-        if !stored.content_digest.is_empty() {
-            return Ok(true);
-        }
-        let embedding = self.view.embedding(uid, key)?;
-        Ok(embedding.is_some_and(|e| omma_common::vector::to_bytes(&e) == record.embedding))
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use omma_proto::internal::v1::{DropRecords, ImageCommand};
-
-    /// A view of nothing: all state is in the plan itself.
-    struct Empty;
-    impl View for Empty {
-        fn slots(&self) -> Arc<Slots> {
-            Arc::default()
-        }
-        fn collection(&self, _: u64) -> Option<StoredCollection> {
-            None
-        }
-        fn key_of(&self, _: u64, _: &str) -> Result<Option<RecordKey>, StateError> {
-            Ok(None)
-        }
-        fn record(&self, _: u64, _: RecordKey) -> Result<Option<StoredRecord>, StateError> {
-            Ok(None)
-        }
-        fn embedding(&self, _: u64, _: RecordKey) -> Result<Option<Vec<f32>>, StateError> {
-            Ok(None)
-        }
-    }
-
-    fn put(request_id: &str, ids: &[&str], x: f32) -> Bytes {
-        let records = ids
-            .iter()
-            .map(|id| PutRecord {
-                id: (*id).to_owned(),
-                embedding: omma_common::vector::to_bytes(&[x, 0.0]),
-                ..PutRecord::default()
-            })
-            .collect();
-        let command = Some(Command::Put(PutRecords { dimension: 2, records, ..PutRecords::default() }));
-        ImageCommand { request_id: request_id.to_owned(), collection_uid: 1, command }.encode_to_vec().into()
-    }
-
-    fn delete(ids: &[&str]) -> Bytes {
-        let ids = ids.iter().map(|id| (*id).to_owned()).collect();
-        let command = Some(Command::Delete(DeleteRecords { ids }));
-        ImageCommand { collection_uid: 1, command, ..ImageCommand::default() }.encode_to_vec().into()
-    }
-
-    fn run(planner: &mut Planner<'_, Empty>, index: u64, command: &Bytes) -> ImageOutcome {
-        ImageOutcome::decode(planner.command(index, command).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn puts_are_created_replaced_or_unchanged() {
-        let mut answers = Answers::default();
-        let mut p = Planner::new(&Empty, &mut answers);
-        let effects = |o: ImageOutcome| o.effects().collect::<Vec<_>>();
-        assert_eq!(effects(run(&mut p, 1, &put("", &["a", "b"], 1.0))), [PutEffect::Created; 2]);
-        assert_eq!(effects(run(&mut p, 2, &put("", &["a"], 1.0))), [PutEffect::Unchanged]);
-        assert_eq!(effects(run(&mut p, 3, &put("", &["a"], -1.0))), [PutEffect::Replaced]);
-        assert_eq!(run(&mut p, 4, &delete(&["a", "x"])).deleted_count, 1);
-        assert_eq!(p.collections[&1].image_count, 1);
-    }
-
-    #[test]
-    fn a_retry_has_no_second_effect() {
-        let mut answers = Answers::default();
-        let mut p = Planner::new(&Empty, &mut answers);
-        let first = run(&mut p, 1, &put("r", &["a"], 1.0));
-        run(&mut p, 2, &delete(&["a"]));
-        assert_eq!(run(&mut p, 3, &put("r", &["a"], 1.0)), first);
-        assert_eq!(p.collections[&1].image_count, 0);
-    }
-
-    #[test]
-    fn a_request_id_stands_for_one_request() {
-        let mut answers = Answers::default();
-        let mut p = Planner::new(&Empty, &mut answers);
-        run(&mut p, 1, &put("r", &["a"], 1.0));
-        let delete = Command::Delete(DeleteRecords { ids: vec!["a".into()] });
-        let others = [put("r", &["b"], 1.0), put("r", &["a"], -1.0), super::super::command::encode("r", 1, delete)];
-        for (other, index) in others.iter().zip(2..) {
-            assert_eq!(run(&mut p, index, other).refusal(), ImageRefusal::RequestIdReused);
-        }
-        assert_eq!(p.collections[&1].image_count, 1);
-    }
-
-    #[test]
-    fn applying_again_changes_nothing() {
-        let mut answers = Answers::default();
-        let mut p = Planner::new(&Empty, &mut answers);
-        let log = [put("", &["a"], 1.0), put("", &["a", "b"], -1.0), delete(&["b"]), put("", &["b"], 1.0)];
-        log.iter().zip(1..).for_each(|(c, i)| drop(run(&mut p, i, c)));
-        let (before, keys) = (p.collections[&1].clone(), p.ids.clone());
-        log.iter().zip(1..).for_each(|(c, i)| drop(run(&mut p, i, c)));
-        assert_eq!((&p.collections[&1], &p.ids), (&before, &keys));
-    }
-
-    #[test]
-    fn a_dropped_collection_refuses_for_ever() {
-        let mut answers = Answers::default();
-        let mut p = Planner::new(&Empty, &mut answers);
-        run(&mut p, 1, &put("", &["a"], 1.0));
-        let command = Some(Command::Drop(DropRecords {}));
-        let drop = ImageCommand { collection_uid: 1, command, ..ImageCommand::default() }.encode_to_vec().into();
-        assert_eq!(run(&mut p, 2, &drop).deleted_count, 1);
-        assert_eq!(run(&mut p, 3, &put("", &["a"], 1.0)).refusal(), ImageRefusal::CollectionDropped);
-        assert_eq!(run(&mut p, 4, &delete(&["a"])).refusal(), ImageRefusal::CollectionDropped);
-        assert!(p.index.is_empty());
-    }
-
-    #[test]
-    fn malformed_commands_are_refused() {
-        let mut answers = Answers::default();
-        let mut p = Planner::new(&Empty, &mut answers);
-        assert_eq!(run(&mut p, 1, &Bytes::from_static(&[0xff; 7])).refusal(), ImageRefusal::Invalid);
-        assert_eq!(run(&mut p, 2, &Bytes::new()).refusal(), ImageRefusal::Invalid);
-        run(&mut p, 3, &put("", &["a"], 1.0));
-        let other = PutRecords {
-            dimension: 1,
-            records: vec![PutRecord { id: "a".into(), embedding: vec![0; 4].into(), ..PutRecord::default() }],
-            ..PutRecords::default()
-        };
-        let wrong = ImageCommand { collection_uid: 1, command: Some(Command::Put(other)), ..ImageCommand::default() };
-        assert_eq!(run(&mut p, 4, &wrong.encode_to_vec().into()).refusal(), ImageRefusal::Dimension);
-    }
-}
+mod tests;

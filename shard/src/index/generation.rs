@@ -54,6 +54,7 @@ impl Generation {
         self.graph.add(&first)?;
         // Those too that an earlier attempt added and then failed to look for.
         let unproved: Vec<_> = items.iter().copied().filter(|(key, _)| !self.beside.contains(*key)).collect();
+        let unproved = self.graph.unproved(&unproved)?;
         self.beside.add(&self.graph.unfound(&unproved, self.graph.adders())?);
         Ok(())
     }

@@ -92,6 +92,28 @@ impl Hnsw {
         self.adders
     }
 
+    /// Which of `items` a search that keeps few candidates does not find by their own embedding: what is left for
+    /// [`Hnsw::unfound`]. A full search starts where a small one does and goes further, so it would find the others.
+    pub(super) fn unproved<'a>(&self, items: &[(u64, &'a [f32])]) -> Result<Vec<(u64, &'a [f32])>, IndexError> {
+        const KEPT: usize = 24;
+        const LOOK_AT: usize = 4;
+        let mut unproved = Vec::new();
+        self.in_slices(items, |index, slice| {
+            // The engine knows one number for all searches: it may differ only while there are no others.
+            index.change_expansion_search(KEPT.min(self.config.expansion_search));
+            let looked = in_parallel(slice, self.adders, |part| {
+                let finds = |key, found: &Matches| found.keys.contains(key);
+                let looked = part.iter().map(|(key, row)| Ok(finds(key, &self.search_in(index, row, LOOK_AT, None)?)));
+                looked.collect::<Result<Vec<bool>, IndexError>>()
+            });
+            index.change_expansion_search(self.config.expansion_search);
+            let found = looked?.into_iter().flatten();
+            unproved.extend(slice.iter().zip(found).filter(|(_, found)| !found).map(|(item, _)| *item));
+            Ok(())
+        })?;
+        Ok(unproved)
+    }
+
     /// Which of `items` a search for their own embedding does not find. One that drowns among equals counts as found:
     /// its equals are as near. On up to `threads` threads.
     pub(super) fn unfound<'a>(
@@ -148,6 +170,29 @@ impl Hnsw {
         }
     }
 
+    /// Hands `items` to `work` in slices of a few milliseconds, each with the graph to itself, and between them lets
+    /// searches have their turn.
+    fn in_slices<'a, 'b>(
+        &self,
+        items: &'b [(u64, &'a [f32])],
+        mut work: impl FnMut(&Index, &'b [(u64, &'a [f32])]) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let (mut pace, mut rest) = (Pace::new(self.adders), items);
+        while !rest.is_empty() {
+            let (slice, later) = rest.split_at(pace.size().min(rest.len()));
+            let index = self.index.write();
+            let started = Instant::now();
+            let done = work(&index, slice);
+            let elapsed = started.elapsed();
+            RwLockWriteGuard::unlock_fair(index);
+            done?;
+            std::thread::sleep(pace::rest(elapsed, self.searching.load(Ordering::Relaxed) > 0));
+            pace = pace.after(slice.len(), elapsed);
+            rest = later;
+        }
+        Ok(())
+    }
+
     fn add_slice(&self, index: &Index, items: &[(u64, &[f32])]) -> Result<(), IndexError> {
         let need = index.size() + items.len();
         if need > index.capacity() {
@@ -168,6 +213,19 @@ impl Hnsw {
         }
     }
 
+    fn search_in(
+        &self,
+        index: &Index,
+        query: &[f32],
+        k: usize,
+        allow: Option<Allow<'_>>,
+    ) -> Result<Matches, IndexError> {
+        match self.eights {
+            Some(eights) => search(index, &eights.from(query), k, allow),
+            None => search(index, query, k, allow),
+        }
+    }
+
     fn candidates(&self, found: Matches) -> Vec<Candidate> {
         let error = self.config.storage.error(self.config.dimension);
         let score = |distance: f32| self.eights.map_or(1.0 - distance, |eights| eights.score(1.0 - distance));
@@ -180,23 +238,10 @@ impl Hnsw {
 }
 
 impl VectorIndex for Hnsw {
-    /// In slices of a few milliseconds, between which searches get their turn. On an error some may have been added.
+    /// On an error some may have been added.
     fn add(&self, items: &[(u64, &[f32])]) -> Result<(), IndexError> {
         items.iter().try_for_each(|(_, embedding)| check(embedding, self.config.dimension))?;
-        let (mut pace, mut rest) = (Pace::new(self.adders), items);
-        while !rest.is_empty() {
-            let (slice, later) = rest.split_at(pace.size().min(rest.len()));
-            let index = self.index.write();
-            let started = Instant::now();
-            let added = self.add_slice(&index, slice);
-            let elapsed = started.elapsed();
-            RwLockWriteGuard::unlock_fair(index);
-            added?;
-            std::thread::sleep(pace::rest(elapsed, self.searching.load(Ordering::Relaxed) > 0));
-            pace = pace.after(slice.len(), elapsed);
-            rest = later;
-        }
-        Ok(())
+        self.in_slices(items, |index, slice| self.add_slice(index, slice))
     }
 
     fn search(&self, query: &[f32], k: usize, allow: Option<Allow<'_>>) -> Result<Vec<Candidate>, IndexError> {
@@ -210,11 +255,7 @@ impl VectorIndex for Hnsw {
         if k == 0 {
             return Ok(Vec::new());
         }
-        let found = match self.eights {
-            Some(eights) => search(&index, &eights.from(query), k, allow),
-            None => search(&index, query, k, allow),
-        };
-        Ok(self.candidates(found?))
+        Ok(self.candidates(self.search_in(&index, query, k, allow)?))
     }
 
     fn contains(&self, key: u64) -> bool {

@@ -7,7 +7,7 @@ use omma_proto::internal::v1::{Metadata, MetadataCommand, MetadataOutcome, Metad
 use prost::Message;
 use tokio::sync::watch;
 
-use super::state;
+use super::{rules, state};
 use crate::format::{open, open_message, seal, seal_message};
 use crate::group::state_machine::{Committed, SnapshotChunks, StateError, StateMachine};
 use crate::store::{Batch, Store, Table};
@@ -34,6 +34,7 @@ impl MetadataMachine {
             Some(value) => open_message("metadata", &value)?,
             None => Metadata::default(),
         };
+        rules::check(&metadata)?;
         Ok(Self { store, table, current: Arc::new(watch::Sender::new(Arc::new(metadata))) })
     }
 
@@ -79,6 +80,7 @@ impl StateMachine for MetadataMachine {
                     version: metadata.version,
                 },
             });
+            rules::check(&metadata)?;
             outcomes.push(outcome.map(|o| o.encode_to_vec().into()).unwrap_or_default());
         }
         self.keep(&metadata, &raft)?;
@@ -109,9 +111,58 @@ impl StateMachine for MetadataMachine {
         }
         let metadata = Metadata::decode(&bytes[..])
             .map_err(|e| StateError::Damaged { what: "metadata snapshot".to_owned(), reason: e.to_string() })?;
+        rules::check(&metadata)?;
         self.keep(&metadata, &raft)?;
         self.flush()?;
         self.publish(metadata);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use omma_proto::internal::v1::metadata_command::Command;
+    use omma_proto::internal::v1::{FormCluster, Group, Node, RaiseRules};
+
+    use super::*;
+
+    fn machine() -> (tempfile::TempDir, Store, MetadataMachine) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
+        let machine = MetadataMachine::open(store.clone()).unwrap();
+        (dir, store, machine)
+    }
+
+    #[test]
+    fn a_replica_that_does_not_know_the_rules_ends_and_changes_nothing() {
+        let (_dir, store, machine) = machine();
+        let form = FormCluster {
+            cluster_id: "c".into(),
+            nodes: vec![Node { node_id: 1, ..Node::default() }],
+            groups: vec![Group { group_id: 1, ..Group::default() }],
+            encoder_space: None,
+        };
+        let apply = |index, command| {
+            let command = Some(MetadataCommand { command: Some(command) }.encode_to_vec().into());
+            machine.apply(vec![Committed { index, command }], Bytes::new())
+        };
+        let is_newer =
+            |error: StateError| matches!(error, StateError::NewerRules { rules, .. } if rules > rules::NEWEST);
+        apply(1, Command::FormCluster(form)).unwrap();
+        apply(2, Command::RaiseRules(RaiseRules { rules: rules::NEWEST })).unwrap();
+        let before = machine.current();
+        let newer = RaiseRules { rules: rules::NEWEST + 1 };
+        assert!(apply(3, Command::RaiseRules(newer)).is_err_and(is_newer));
+        assert_eq!(machine.current(), before);
+
+        // As another version has left it behind, or sends it.
+        let left = Metadata { rules: rules::NEWEST + 1, ..(*before).clone() };
+        let sent = Bytes::from(left.encode_to_vec());
+        assert!(machine.install(Bytes::new(), Box::new(std::iter::once(Ok(sent)))).is_err_and(is_newer));
+        assert!(MetadataMachine::open(store.clone()).is_ok());
+        machine.keep(&left, &Bytes::new()).unwrap();
+        assert!(MetadataMachine::open(store).err().is_some_and(is_newer));
     }
 }

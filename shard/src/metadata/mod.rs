@@ -7,6 +7,7 @@ mod machine;
 mod moves;
 mod nodes;
 pub(crate) mod planner;
+pub(crate) mod rules;
 mod state;
 
 pub use machine::MetadataMachine;

@@ -10,6 +10,7 @@ use omma_proto::internal::v1::{
 };
 use omma_proto::v1::{Collection, VectorSpace};
 
+use super::rules::{self, REMOVAL_LOOKS_AT_GROUPS};
 use super::{groups, moves, nodes};
 
 /// Applies the command at log `index`.
@@ -36,6 +37,7 @@ pub(super) fn apply(metadata: &mut Metadata, index: u64, command: MetadataComman
         Some(Command::SwitchSlots(switch)) => without_collection(groups::switch(metadata, &switch)),
         Some(Command::EndSlotMove(end)) => without_collection(groups::end_move(metadata, end.move_id)),
         Some(Command::RetireGroup(retire)) => without_collection(groups::retire(metadata, &retire)),
+        Some(Command::RaiseRules(raise)) => without_collection(Ok(rules::raise(metadata, raise.rules))),
         None => Err(MetadataRefusal::Invalid),
     };
     let outcome = match result {
@@ -140,8 +142,9 @@ fn mark_deleting(metadata: &mut Metadata, name: &str) -> Applied {
 fn remove_collection(metadata: &mut Metadata, remove: &RemoveCollection) -> Applied {
     let RemoveCollection { collection_uid: uid, last_group_id: last } = *remove;
     let is_it = |e: &CollectionEntry| e.deleting && e.collection.as_ref().is_some_and(|c| c.uid == uid);
+    let looks = last != 0 && metadata.rules >= REMOVAL_LOOKS_AT_GROUPS;
     match metadata.collections.iter().position(is_it) {
-        Some(_) if last != 0 && metadata.groups.iter().any(|g| g.group_id > last) => Err(MetadataRefusal::StaleEpoch),
+        Some(_) if looks && metadata.groups.iter().any(|g| g.group_id > last) => Err(MetadataRefusal::StaleEpoch),
         Some(at) => Ok(Some((metadata.collections.remove(at).collection.unwrap_or_default(), true))),
         // Whoever deleted it beside us was first.
         None => Ok(Some((Collection::default(), false))),
@@ -151,7 +154,7 @@ fn remove_collection(metadata: &mut Metadata, remove: &RemoveCollection) -> Appl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use omma_proto::internal::v1::{Group, MarkCollectionDeleting, Node, PutNode};
+    use omma_proto::internal::v1::{Group, MarkCollectionDeleting, Node, PutNode, RaiseRules};
 
     fn node(node_id: u64, address: &str) -> Node {
         Node { node_id, address: address.into(), ..Node::default() }
@@ -224,11 +227,19 @@ mod tests {
         // Added after the groups of that moment were told.
         m.groups.push(Group { group_id: 2, ..Group::default() });
         let remove = |last_group_id| Command::RemoveCollection(RemoveCollection { collection_uid: 1, last_group_id });
-        assert_eq!(run(&mut m, 4, remove(1)), refusal(MetadataRefusal::StaleEpoch));
-        assert_eq!((m.collections.len(), m.version), (1, 3));
-        assert_eq!(uid(run(&mut m, 5, remove(2))), 1);
+        let raise = |rules| Command::RaiseRules(RaiseRules { rules });
+        let mut older = m.clone();
+        assert_eq!(uid(run(&mut older, 4, remove(1))), 1, "as replicas of an older version apply it");
+
+        run(&mut m, 4, raise(1));
+        assert_eq!((m.rules, m.version), (1, 4));
+        assert_eq!(run(&mut m, 5, remove(1)), refusal(MetadataRefusal::StaleEpoch));
+        assert_eq!(m.collections.len(), 1);
+        run(&mut m, 6, raise(0));
+        assert_eq!((m.rules, m.version), (1, 4), "never lowered");
+        assert_eq!(uid(run(&mut m, 7, remove(2))), 1);
         assert!(m.collections.is_empty());
-        assert_eq!(uid(run(&mut m, 6, remove(1))), 0, "again, late");
+        assert_eq!(uid(run(&mut m, 8, remove(1))), 0, "again, late");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use omma_common::admin::Subject;
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::Dialer;
@@ -306,8 +307,9 @@ impl Stores {
 
 /// On a full disk not even opening a store works.
 async fn wait_for_room(config: &ShardConfig) {
+    let waits: Arc<dyn Subject> = Arc::new(vitals::WaitsForRoom(config.room.clone()));
     while let Err(why) = config.room.for_log() {
-        config.vitals.step("waiting for room on the disk");
+        config.vitals.show(&waits);
         tracing::error!(%why, "the node starts when there is room on the disk");
         tokio::time::sleep(LOOK_FOR_ROOM).await;
     }

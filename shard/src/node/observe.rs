@@ -8,6 +8,7 @@ use omma_proto::internal::v1::{ObserveNodeResponse, ObservedReplica};
 
 use super::{Node, blocking};
 use crate::group::{Barrier, Replica, Role};
+use crate::metadata::rules::NEWEST;
 
 /// A leader that hears from a majority knows so by its lease; one that has to ask may take so long.
 const LEASE_CHECK: Duration = Duration::from_millis(300);
@@ -26,7 +27,8 @@ impl Node {
             replica.image_count = stats.images;
         }
         let (node_id, held_group_ids) = (self.node_id, self.held.groups());
-        ObserveNodeResponse { node_id, replicas, held_group_ids, disk_room: self.config.room.look().into() }
+        let disk_room = self.config.room.look().into();
+        ObserveNodeResponse { node_id, replicas, held_group_ids, disk_room, rules: NEWEST }
     }
 }
 

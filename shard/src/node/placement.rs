@@ -73,6 +73,7 @@ struct Driver {
     heard: BTreeMap<NodeId, Instant>,
     held: BTreeMap<NodeId, BTreeSet<GroupId>>,
     room: BTreeMap<NodeId, DiskRoom>,
+    rules: BTreeMap<NodeId, u32>,
     leaders: BTreeMap<GroupId, (NodeId, Instant)>,
     transferred: Instant,
 }
@@ -80,8 +81,16 @@ struct Driver {
 impl Driver {
     fn new() -> Self {
         let begun = Instant::now();
-        let (heard, held, room, leaders) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { begun, looked: begun, heard, held, room, leaders, transferred: begun }
+        Self {
+            begun,
+            looked: begun,
+            heard: BTreeMap::new(),
+            held: BTreeMap::new(),
+            room: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            transferred: begun,
+        }
     }
 
     /// Looks once and does what is to be done. Returns how long to wait.
@@ -130,6 +139,7 @@ impl Driver {
             self.heard.insert(*id, now);
             self.held.insert(*id, said.held_group_ids.iter().copied().collect());
             self.room.insert(*id, said.disk_room());
+            self.rules.insert(*id, said.rules);
         }
         let view = |id: NodeId| {
             let silent = now - self.heard.get(&id).copied().unwrap_or(self.begun);
@@ -139,7 +149,8 @@ impl Driver {
                 _ => Health::Up,
             };
             let held = self.held.get(&id).cloned().unwrap_or_default();
-            (id, NodeView { health, held, room: self.room.get(&id).copied().unwrap_or_default() })
+            let room = self.room.get(&id).copied().unwrap_or_default();
+            (id, NodeView { health, held, room, rules: self.rules.get(&id).copied().unwrap_or_default() })
         };
         metadata.nodes.iter().map(|n| view(n.node_id)).collect()
     }

@@ -8,6 +8,7 @@ use super::{Node, Shard, disk};
 use crate::group::Replica;
 use crate::images::ImageState;
 use crate::metrics::{APPLIED_ENTRIES, REPLAYED_IMAGES};
+use crate::room::Room;
 
 impl Node {
     /// Shard groups that the cluster map gives this node.
@@ -62,17 +63,38 @@ impl Subject for Node {
             let bytes = disk::usage(&self.config.data_dir.join(store));
             out.gauge("omma_store_bytes", "Disk space that a store takes.", &[("store", store)], bytes as f64);
         }
-        if let Some(free) = self.config.room.free() {
-            out.gauge("omma_disk_free_bytes", "Room on the data folder's disk.", &[], free as f64);
-        }
-        let help = "Room below which new images are refused.";
-        out.gauge("omma_disk_kept_free_bytes", help, &[], self.config.room.kept() as f64);
+        room(out, &self.config.room);
         let member = self.metadata.current().nodes.iter().any(|node| node.node_id == self.node_id);
         let (id, zone) = (self.node_id.to_string(), &*self.config.zone);
         let labels = [("node", &*id), ("zone", zone), ("device", &*self.encoder.info().device)];
         let help = "1 if this node belongs to a cluster; its labels say which node it is.";
         out.gauge("omma_node_info", help, &labels, f64::from(u8::from(member)));
     }
+}
+
+/// What a node is that waits for room before it opens its stores.
+pub(super) struct WaitsForRoom(pub(super) Room);
+
+impl Subject for WaitsForRoom {
+    fn starting(&self) -> Option<String> {
+        Some("waiting for room on the disk".to_owned())
+    }
+
+    fn unready(&self) -> Option<String> {
+        self.starting()
+    }
+
+    fn scrape(&self, out: &mut Scrape) {
+        room(out, &self.0);
+    }
+}
+
+fn room(out: &mut Scrape, room: &Room) {
+    if let Some(free) = room.free() {
+        out.gauge("omma_disk_free_bytes", "Room on the data folder's disk.", &[], free as f64);
+    }
+    let help = "Room below which new images are refused.";
+    out.gauge("omma_disk_kept_free_bytes", help, &[], room.kept() as f64);
 }
 
 impl Node {

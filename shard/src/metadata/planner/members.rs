@@ -87,7 +87,7 @@ mod tests {
         let metadata = Metadata { nodes: nodes.collect(), ..Metadata::default() };
         let health = |id| if id < 3 { Health::Up } else { third };
         let seen: BTreeMap<_, _> = (1..=3)
-            .map(|id| (id, NodeView { health: health(id), held: BTreeSet::new(), room: DiskRoom::Ample }))
+            .map(|id| (id, NodeView { health: health(id), held: BTreeSet::new(), room: DiskRoom::Ample, rules: 0 }))
             .collect();
         let members = GroupView {
             leader: 2,

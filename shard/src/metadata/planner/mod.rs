@@ -15,6 +15,7 @@ mod follow;
 mod groups;
 mod members;
 mod move_step;
+mod raise;
 mod rest;
 mod spread;
 
@@ -26,8 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::{
-    AddGroup, BeginMove, BeginSlotMove, DiskRoom, EndMove, Metadata, Node, PreferLeader, RemoveNode, ReplicaMove,
-    RetireGroup, SetNodeState, SlotRange,
+    AddGroup, BeginMove, BeginSlotMove, DiskRoom, EndMove, Metadata, Node, PreferLeader, RaiseRules, RemoveNode,
+    ReplicaMove, RetireGroup, SetNodeState, SlotRange,
 };
 use omma_proto::v1::{MoveReason, NodeState};
 
@@ -58,6 +59,8 @@ pub(crate) struct NodeView {
     pub(crate) held: BTreeSet<GroupId>,
     /// On its disk, as it said last.
     pub(crate) room: DiskRoom,
+    /// The newest rules of the metadata that it knows, as it said last; 0 if it never said.
+    pub(crate) rules: u32,
 }
 
 /// A group, as its leader sees it.
@@ -126,6 +129,8 @@ pub(crate) enum Step {
     MoveSlots { from: GroupId, to: GroupId, slots: Vec<SlotRange> },
     /// The group has nothing left, and goes.
     Retire { group: GroupId },
+    /// Commands of the metadata are applied by newer rules.
+    RaiseRules { rules: u32 },
 }
 
 /// The next steps: at most one for each group and node, all of which may be done at once.
@@ -149,6 +154,8 @@ pub(crate) fn plan(view: &View) -> Vec<Step> {
     if steps.is_empty() && !view.metadata.moves_paused {
         steps.extend(spread::prefer(view).or_else(|| rest::back(view)));
     }
+    // The last: it leaves the map's epoch as it is.
+    steps.extend(raise::next(view));
     steps
 }
 
@@ -229,6 +236,7 @@ impl Step {
             Self::Drained { node } => {
                 Command::SetNodeState(SetNodeState { node_id: node, state: NodeState::Drained.into() })
             }
+            Self::RaiseRules { rules } => Command::RaiseRules(RaiseRules { rules }),
             Self::Remove { node } => Command::RemoveNode(RemoveNode { node_id: node }),
             _ => return None,
         })

@@ -11,6 +11,7 @@ use super::LOST_AFTER;
 use super::model::{Model, SimNode};
 use super::world::World;
 use crate::metadata::planner::{GroupView, Health, NodeView, Step, View, plan};
+use crate::metadata::rules::NEWEST;
 
 const STORM: u32 = 150;
 /// Ticks in which everything must be in order once the storm is over.
@@ -23,9 +24,8 @@ impl World {
             s if s < LOST_AFTER => Health::Away,
             _ => Health::Lost,
         };
-        let nodes =
-            self.nodes.iter().map(|(id, n)| (*id, NodeView { health: health(n), held: n.held.clone(), room: n.room }));
-        let nodes = nodes.collect();
+        let view = |n: &SimNode| NodeView { health: health(n), held: n.held.clone(), room: n.room, rules: NEWEST };
+        let nodes = self.nodes.iter().map(|(id, n)| (*id, view(n))).collect();
         let up = self.up();
         let views = self.groups.iter().filter_map(|(id, m)| {
             let members = m.voters.iter().chain(&m.learners).copied();

@@ -1,0 +1,12 @@
+//! The coordinator over loopback gRPC, in front of doubles of shard nodes that misbehave as told.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod clients;
+mod collections;
+mod failures;
+mod images;
+mod ingest;
+mod serving;
+#[path = "../support/mod.rs"]
+mod support;
