@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -16,6 +18,8 @@ const STEP: &str = "OMMA_KILLED_STEP";
 const FLUSH_EVERY: Duration = Duration::from_millis(15);
 const KEYS: u32 = 1500;
 const LONGEST: usize = 1200;
+/// For the victim to start, or to open its store: sled may read one that is damaged without end.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// By key, what its value is made of.
 type Model = BTreeMap<u32, (usize, u8)>;
@@ -66,7 +70,8 @@ fn say(what: &str) {
 #[test]
 #[ignore = "started by the test beside it"]
 fn victim() {
-    let folder = std::env::var(FOLDER).unwrap();
+    // Nobody is there to kill it, and it would go on for ever.
+    let Ok(folder) = std::env::var(FOLDER) else { return };
     let (seed, told) = (number(SEED).unwrap(), number(STEP).unwrap());
     say("opening");
     let store = Store::open(Path::new(&folder), 1 << 20, FLUSH_EVERY).unwrap();
@@ -93,8 +98,22 @@ fn victim() {
     }
 }
 
-/// Starts the victim and kills it after a while; returns how many steps it has done. An error is what it said at last.
-fn kill_once(folder: &Path, seed: u64, steps: u64, rng: &mut StdRng) -> Result<u64, String> {
+/// Lines that begin with `@`, as they are said, until there are no more.
+fn listen(out: impl Read + Send + 'static) -> Receiver<String> {
+    let (tell, said) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.strip_prefix('@').is_some_and(|what| tell.send(what.to_owned()).is_err()) {
+                return;
+            }
+        }
+    });
+    said
+}
+
+/// Starts the victim and kills it after a while; returns how many steps it has done. An error is why it ended by itself.
+fn kill_once(folder: &Path, seed: u64, steps: u64, moment: Moment) -> Result<u64, String> {
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "store::kill_tests::victim", "--ignored", "--nocapture"])
         .env(FOLDER, folder)
@@ -104,42 +123,54 @@ fn kill_once(folder: &Path, seed: u64, steps: u64, rng: &mut StdRng) -> Result<u
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(victim.stdout.take().unwrap());
-    let mut line = String::new();
-    while line.trim() != "@opening" {
-        line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "the victim did not start");
-    }
-    let wait = if rng.random_bool(0.7) { rng.random_range(0..60_000) } else { rng.random_range(0..400_000) };
-    std::thread::sleep(Duration::from_micros(wait));
+    let complaints = victim.stderr.take().unwrap();
+    let complaint = std::thread::spawn(move || std::io::read_to_string(complaints).unwrap());
+    let said = listen(victim.stdout.take().unwrap());
+    let hear = || said.recv_timeout(PATIENCE);
+    let opening = hear().is_ok_and(|what| what == "opening");
+    let opened = moment.opened.then(|| hear().ok().and_then(|what| what.parse().ok()));
+    std::thread::sleep(moment.later);
     victim.kill().unwrap();
-    let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
-    let mut complaint = String::new();
-    victim.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
-    let ended = victim.wait().unwrap();
-    if ended.code().is_some() {
-        return Err(format!("{rest}\n{complaint}"));
+    let last = said.iter().filter_map(|what| what.parse().ok()).last();
+    let steps = last.or(opened.flatten()).unwrap_or(steps);
+    let (ended, complaint) = (victim.wait().unwrap(), complaint.join().unwrap());
+    match (ended.signal(), opening, opened) {
+        (Some(9), true, None | Some(Some(_))) => Ok(steps),
+        _ => Err(format!("{ended}, opened: {opened:?}\n{complaint}")),
     }
-    let whole = rest.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    let last = whole.filter_map(|line| line.strip_prefix('@')?.trim().parse().ok()).next_back();
-    Ok(last.unwrap_or(steps))
+}
+
+/// When the victim is killed: so long after it begins to open its store, or after it has opened it.
+#[derive(Clone, Copy)]
+struct Moment {
+    opened: bool,
+    later: Duration,
+}
+
+impl Moment {
+    fn draw(rng: &mut StdRng) -> Self {
+        let opened = rng.random_bool(0.4);
+        Self { opened, later: Duration::from_micros(rng.random_range(0..if opened { 200_000 } else { 40_000 })) }
+    }
 }
 
 /// `OMMA_SEED` says which kills, `OMMA_KILLS` how many: few by default, as sled has the system sync its disks whenever it
 /// opens a store.
 #[test]
 fn what_was_flushed_survives_kills() {
-    let (seed, kills) = (number(SEED).unwrap_or_else(rand::random), number("OMMA_KILLS").unwrap_or(10));
+    let (seed, kills) = (number(SEED).unwrap_or_else(rand::random), number("OMMA_KILLS").unwrap_or(40));
     println!("OMMA_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("store");
     let mut steps = 0;
     let mut idle = 0;
-    for kill in 0..kills {
+    for kill in 0..=kills {
         let before = steps;
-        match kill_once(&folder, seed, steps, &mut rng) {
+        // The last one looks at what all others have left.
+        let moment =
+            if kill == kills { Moment { opened: true, later: Duration::ZERO } } else { Moment::draw(&mut rng) };
+        match kill_once(&folder, seed, steps, moment) {
             Ok(done) => steps = done,
             Err(said) => {
                 println!("kept in {}", dir.keep().display());
