@@ -164,7 +164,8 @@ fn a_configuration_that_cannot_be_is_refused() {
 fn small_graph() -> (IndexConfig, Vec<Vec<f32>>, Vec<u8>) {
     let config = IndexConfig { connectivity: 4, ..IndexConfig::new(8) };
     let vectors = clustered(&mut SmallRng::seed_from_u64(3), 200, 8, 5);
-    let graph = Hnsw::new(config.clone()).unwrap();
+    // Several threads may cut one off, now and then.
+    let graph = Hnsw::new(IndexConfig { threads: 1, ..config.clone() }).unwrap();
     graph.add(&keyed(&vectors)).unwrap();
     let bytes = graph.export().unwrap();
     (config, vectors, bytes)
