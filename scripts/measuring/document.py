@@ -24,7 +24,7 @@ def machine(results):
         "generator, the servers and the library share these cores. *Bare* is the graph library alone, in one process, on the same "
         "vectors, with the same precision (f16), M and efConstruction. All CPU times are of all server processes together, "
         "in milliseconds for each query.\n\n"
-        f"To repeat: `{m['command']}`; each part's numbers are in `target/measure/results.json`.\n"
+        "To repeat: `scripts/measure`, or parts of it with `--only`; the numbers are in `target/measure/results.json`.\n"
     )
 
 
