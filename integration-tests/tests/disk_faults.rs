@@ -65,6 +65,10 @@ fn id_at(status: &omma_proto::v1::GetClusterStatusResponse, address: &str) -> Op
     at.map(|n| n.node_id).next()
 }
 
+fn size(files: &[PathBuf]) -> Result<u64> {
+    files.iter().map(|file| Ok(std::fs::metadata(file)?.len())).sum()
+}
+
 /// A process that has ended by itself says so, and no signal has ended it.
 fn ended_in_order(process: &Process, because: &str) -> Result<()> {
     let (status, said) = (process.ended().context("it runs")?, process.log_tail(4_000));
@@ -142,6 +146,12 @@ async fn a_node_whose_files_are_cut_off_while_it_runs_ends_in_order_and_starts_a
     let ingest = ingest(&cluster, &client, seed).await?;
     let before = id_at(&cluster.status().await?, cluster.shard_address(2)?).context("not in the status")?;
     let state = cluster.data_folder(2)?.join("state");
+    // What is in no file yet is not cut off with it.
+    let begin = Instant::now();
+    while size(&files(&state, "/state/slabs/")?)? < 2 << 20 {
+        ensure!(begin.elapsed() < PATIENCE, "the node writes nothing");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     for file in files(&state, "/state/slabs/")? {
         std::fs::File::options().write(true).open(file)?.set_len(0)?;
     }
