@@ -1,4 +1,5 @@
-//! This file and its folder are the only ones that name sled: tables of sorted bytes, atomic batches, and a flush that is a real fsync.
+//! This file and its folder are the only ones that name sled: tables of sorted bytes, atomic batches, and a flush that is
+//! a real fsync.
 //!
 //! sled's limits shape this interface: a batch covers one table, a flush covers the whole store, and many threads
 //! that flush at once only wait for each other. So a store has one thread that flushes for durability's sake (the

@@ -189,11 +189,10 @@ async fn search(schedule: Schedule, clients: usize, searches: Arc<Searches>) -> 
 impl Searches {
     /// Sends these queries in one request, and returns how many they are.
     async fn ask(&self, omma: &Omma, which: Vec<usize>) -> Result<u64, ClientError> {
-        let mut queries: Vec<Query> = which.iter().map(|&query| self.queries[query].clone()).collect();
-        let answers = match (queries.len(), queries.pop()) {
-            (1, Some(query)) => vec![omma.search(&self.collection, query, &self.options).await?],
-            (_, last) => {
-                queries.extend(last);
+        let answers = match which[..] {
+            [query] => vec![omma.search(&self.collection, self.queries[query].clone(), &self.options).await?],
+            _ => {
+                let queries = which.iter().map(|&query| self.queries[query].clone()).collect();
                 let answers = omma.batch_search(&self.collection, queries, &self.options).await?;
                 answers.into_iter().collect::<Result<Vec<_>, _>>()?
             }

@@ -46,7 +46,7 @@ impl Generation {
         Self { graph, tombstones: Tombstones::default(), beside: Beside::new(dimension), copies: Mutex::default() }
     }
 
-    /// Takes embeddings in, so that each can be found when this returns. What is here already stays as it is.
+    /// Takes embeddings in, and looks that each can be found when this returns. What is here already stays as it is.
     pub(super) fn absorb(&self, items: &[(u64, &[f32])]) -> Result<(), IndexError> {
         let new = items.iter().copied().filter(|(key, _)| !self.contains(*key));
         let (first, surplus): (Vec<_>, Vec<_>) = new.partition(|(_, embedding)| self.counts_as_first(embedding));
