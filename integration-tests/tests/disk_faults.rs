@@ -139,6 +139,7 @@ async fn a_node_with_damaged_stores_starts_anew_and_is_rebuilt() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_files_are_cut_off_while_it_runs_ends_in_order_and_starts_anew() -> Result<()> {
     let seed = seed("cut_off");
+    let mut rng = generator(seed, 1);
     // What is in the cache is not looked for in the files.
     let options = ClusterOptions::named("cut_off").shard_flags(&["--cache-mib", "1"]);
     let cluster = Cluster::start(options).await?;
@@ -146,10 +147,14 @@ async fn a_node_whose_files_are_cut_off_while_it_runs_ends_in_order_and_starts_a
     let ingest = ingest(&cluster, &client, seed).await?;
     let before = id_at(&cluster.status().await?, cluster.shard_address(2)?).context("not in the status")?;
     let state = cluster.data_folder(2)?.join("state");
-    // What is in no file yet is not cut off with it.
+    // What is in no file yet is not cut off with it; and searches ask leaders.
+    let leads = async || {
+        let status = cluster.status().await?;
+        anyhow::Ok(status.groups.iter().any(|group| group.group_id != 0 && group.leader_node_id == before))
+    };
     let begin = Instant::now();
-    while size(&files(&state, "/state/slabs/")?)? < 2 << 20 {
-        ensure!(begin.elapsed() < PATIENCE, "the node writes nothing");
+    while size(&files(&state, "/state/slabs/")?)? < 2 << 20 || !leads().await? {
+        ensure!(begin.elapsed() < PATIENCE, "the node writes nothing, or leads nothing");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     for file in files(&state, "/state/slabs/")? {
@@ -159,6 +164,8 @@ async fn a_node_whose_files_are_cut_off_while_it_runs_ends_in_order_and_starts_a
     let process = cluster.shard_process(2)?;
     while process.ended().is_none() {
         ensure!(begin.elapsed() < PATIENCE, "the damage is not noticed: {}", process.log_tail(4_000));
+        // Ingest adds at the end and reads nothing older. These may fail: what they read is damaged.
+        drop(client.search(COLLECTION, by_vector(&unit_vector(&mut rng, DIMENSION)), 100).await);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     note!("noticed after {:.1?}", begin.elapsed());
