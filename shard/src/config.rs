@@ -10,7 +10,7 @@ use omma_common::tls::{PeerTls, Plaintext};
 
 use crate::encoder::{Device, EncoderConfig, ModelSource};
 use crate::group::RaftTimings;
-use crate::images::ImagesConfig;
+use crate::images::{ImagesConfig, Recent};
 use crate::index::{DEFAULT_EXPANSION_SEARCH, Storage};
 use crate::memory::{LEAST_MIB, Shares};
 use crate::room::Room;
@@ -71,7 +71,8 @@ pub struct ShardArgs {
     /// grow with what is stored: leave room for them.
     #[arg(long, env = "OMMA_MEMORY_LIMIT_MIB", value_name = "MIB", value_parser = clap::value_parser!(u64).range(LEAST_MIB..))]
     pub memory_limit_mib: Option<u64>,
-    /// Memory for the cache of each of the two stores, in MiB; 512 if neither this nor --memory-limit-mib is given.
+    /// Memory for the cache of each of the two stores, and for the embeddings that searches read, in MiB; 512 if neither
+    /// this nor --memory-limit-mib is given.
     #[arg(long, value_name = "MIB")]
     pub cache_mib: Option<usize>,
     /// MiB of the data folder's disk that are to stay free: with less, new images are refused, with half of it, no
@@ -191,7 +192,7 @@ pub struct ShardConfig {
     pub max_tail: usize,
     /// What is left of the disk.
     pub room: Room,
-    /// Of each of the two stores.
+    /// Of each of the two stores; as much is for the embeddings that searches read.
     pub cache_bytes: usize,
     /// Pictures.
     pub encoder: EncoderConfig,
@@ -205,7 +206,7 @@ pub struct ShardConfig {
     pub vitals: Vitals,
 }
 
-/// Bytes of a store's cache where nothing was said.
+/// Bytes of a cache where nothing was said.
 const DEFAULT_CACHE: usize = 512 << 20;
 
 /// How often stores write what nobody waits for.
@@ -220,6 +221,7 @@ impl ShardArgs {
         let memory = self.memory_limit_mib.map(Shares::of);
         let raft = RaftTimings { snapshot_every: self.snapshot_every, keep_logs: self.keep_logs, ..raft };
         let room = Room::new(&self.data_dir, self.min_free_disk << 20);
+        let cache_bytes = self.cache_mib.map_or(memory.map_or(DEFAULT_CACHE, |m| m.cache), |mib| mib << 20);
         ShardConfig {
             room: room.clone(),
             data_dir: self.data_dir.clone(),
@@ -238,9 +240,10 @@ impl ShardArgs {
                 index_threads: cores() + 1,
                 expansion_search: self.graph_candidates as usize,
                 room,
+                recent: Recent::new(cache_bytes),
             },
             max_tail: self.max_tail,
-            cache_bytes: self.cache_mib.map_or(memory.map_or(DEFAULT_CACHE, |m| m.cache), |mib| mib << 20),
+            cache_bytes,
             encoder: self.encoder.config(memory),
             search_queue: 1024,
             recall_sample: self.recall_sample,
@@ -275,7 +278,7 @@ mod tests {
         let (usual, small) = (config(&[]), config(&["--memory-limit-mib", "1024"]));
         assert_eq!((usual.cache_bytes, usual.encoder.decode_memory), (512 << 20, 1 << 30));
         assert_eq!(usual.encoder.max_picture_pixels, 64_000_000);
-        assert_eq!((small.cache_bytes, small.encoder.decode_memory), (64 << 20, 512 << 20));
+        assert_eq!((small.cache_bytes, small.encoder.decode_memory), ((1 << 30) / 24, 512 << 20));
         assert!(small.encoder.max_picture_pixels < 64_000_000 && small.encoder.waiting_bytes == 128 << 20);
         let given = ["--memory-limit-mib", "1024", "--cache-mib", "5", "--max-decode-memory-mib", "7"];
         let given = config(&given);

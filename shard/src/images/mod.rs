@@ -22,16 +22,20 @@ pub mod offline;
 mod open;
 mod plan;
 mod query;
+mod ranking;
 pub mod recall;
+mod recent;
 mod records;
 mod retry;
 pub mod slots;
 mod slots_moves;
 mod snapshot;
 mod state;
+mod version;
 
 pub use cut::{CutPage, NewCut};
 pub use query::{ImageHit, Stored};
+pub use recent::Recent;
 pub use state::{ImageState, ImagesConfig, InUse, StateStats};
 
 #[cfg(test)]

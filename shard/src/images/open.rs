@@ -13,8 +13,10 @@ use super::checkpoint::{self, Covered, Found};
 use super::collection::{Collection, Collections, IndexOptions};
 use super::digests::Marks;
 use super::keys::{self, RecordKey};
+use super::recent::{Reads, Recent};
 use super::records::{embeddings_from, records_from};
 use super::slots::Slots;
+use super::version::Version;
 use crate::attributes::AttributeIndex;
 use crate::format::{open_message, open_u64, seal};
 use crate::group::state_machine::StateError;
@@ -38,8 +40,12 @@ pub(super) struct Contents {
     /// Digests at recent indexes.
     pub(super) marks: Mutex<Marks>,
     slots: RwLock<Arc<Slots>>,
-    /// Grows when they begin to change and when they have: odd in between.
-    slots_version: AtomicU64,
+    /// Of the slots: a read that finds another one afterwards may have missed what came or went.
+    pub(super) slots_version: Version,
+    /// Of what the index and the table hold: records went away if it is another.
+    pub(super) removals: Version,
+    /// What searches read.
+    pub(super) reads: Reads,
 }
 
 const CATALOG: &str = "catalog";
@@ -104,6 +110,7 @@ impl Contents {
         group: GroupId,
         generation: u64,
         options: IndexOptions,
+        recent: &Recent,
     ) -> Result<Self, StateError> {
         let table = state_table(store, group, generation)?;
         store.drop_table(&graphs_name(group, generation))?;
@@ -128,7 +135,9 @@ impl Contents {
             settled_at: AtomicU64::new(settled_at),
             marks: Mutex::default(),
             slots: RwLock::new(Arc::new(slots)),
-            slots_version: AtomicU64::new(0),
+            slots_version: Version::default(),
+            removals: Version::default(),
+            reads: recent.of(&table),
             table: table.clone(),
         };
         for entry in table.prefix(keys::COLLECTIONS) {
@@ -170,11 +179,6 @@ impl Contents {
         self.slots.read().clone()
     }
 
-    /// What a read looks at before and after: if it is another afterwards, or odd, slots came or went meanwhile.
-    pub(super) fn slots_version(&self) -> u64 {
-        self.slots_version.load(Ordering::SeqCst)
-    }
-
     /// Calls `change` while reads know that slots come or go; then these are the slots.
     pub(super) fn change_slots<T>(
         &self,
@@ -182,13 +186,18 @@ impl Contents {
         change: impl FnOnce() -> Result<T, StateError>,
     ) -> Result<T, StateError> {
         let Some(slots) = slots else { return change() };
-        self.slots_version.fetch_add(1, Ordering::SeqCst);
-        let changed = change();
-        if changed.is_ok() {
-            *self.slots.write() = slots;
-        }
-        self.slots_version.fetch_add(1, Ordering::SeqCst);
-        changed
+        self.slots_version.change(|| {
+            let changed = change();
+            if changed.is_ok() {
+                *self.slots.write() = slots;
+            }
+            changed
+        })
+    }
+
+    /// Calls `change` while searches know that records go away, if any do.
+    pub(super) fn change_records<T>(&self, removes: bool, change: impl FnOnce() -> T) -> T {
+        if removes { self.removals.change(change) } else { change() }
     }
 
     pub(super) fn applied(&self) -> u64 {

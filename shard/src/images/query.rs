@@ -1,20 +1,17 @@
 //! Reads: nearest images, images by id.
 
 use omma_common::slot::{SlotSet, slot_of};
-use omma_common::topk::{Ranked, TopK};
+use omma_common::topk::Ranked;
 use omma_proto::v1::{AttributeValue, Embedding, Filter, Image};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::collection::Collection;
-use super::keys;
 use super::open::Contents;
+use super::ranking::{Sought, look};
 use super::records::{embedding, key_of, record};
 use super::slots::Slots;
 use super::state::ImageState;
-use crate::attributes::matches;
 use crate::group::state_machine::StateError;
-use crate::index::{Among, dot};
 
 /// A neighbour.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +53,7 @@ pub struct Served {
 impl Served {
     /// Whether it has served them all the time since.
     pub fn still(&self) -> bool {
-        self.contents.slots_version() == self.version && Arc::ptr_eq(&self.contents, &self.state.contents())
+        self.contents.slots_version.is_still(self.version) && Arc::ptr_eq(&self.contents, &self.state.contents())
     }
 }
 
@@ -97,12 +94,12 @@ impl ImageState {
             looks += 1;
             let contents = self.settled_contents()?;
             let _no_apply = (looks == LOOKS).then(|| contents.answers.lock());
-            let version = contents.slots_version();
+            let version = contents.slots_version.now();
             let only = limit(&contents.slots(), slots)?;
             let Some(collection) = contents.collections.to_read(uid)? else { return Ok(Vec::new()) };
             let sought = Sought { query, k, filter, only: only.as_ref(), attributes };
             let (hits, raced) = look(&contents, &collection, &sought)?;
-            let same_slots = version % 2 == 0 && contents.slots_version() == version;
+            let same_slots = contents.slots_version.is_still(version);
             if (!raced && same_slots) || looks == LOOKS {
                 return Ok(hits);
             }
@@ -112,8 +109,8 @@ impl ImageState {
     /// Whether the group serves the slots of all `ids`: to be asked before a read, and [`Served::still`] after it.
     pub fn serves(&self, ids: &[String]) -> Result<Served, StateError> {
         let contents = self.settled_contents()?;
-        let (version, slots) = (contents.slots_version(), contents.slots());
-        match version % 2 == 0 && ids.iter().all(|id| slots.reads(slot_of(id))) {
+        let (version, slots) = (contents.slots_version.now(), contents.slots());
+        match contents.slots_version.is_still(version) && ids.iter().all(|id| slots.reads(slot_of(id))) {
             true => Ok(Served { state: self.clone(), contents, version }),
             false => Err(StateError::SlotsMoved),
         }
@@ -162,16 +159,6 @@ impl ImageState {
     }
 }
 
-/// What a look is for.
-struct Sought<'a> {
-    query: &'a [f32],
-    k: usize,
-    filter: Option<&'a Filter>,
-    /// Where there are images of other slots as well.
-    only: Option<&'a SlotSet>,
-    attributes: bool,
-}
-
 /// The slots that a read has to be limited to, if there may be records of others.
 fn limit(slots: &Slots, asked: Option<&SlotSet>) -> Result<Option<SlotSet>, StateError> {
     match asked {
@@ -179,71 +166,4 @@ fn limit(slots: &Slots, asked: Option<&SlotSet>) -> Result<Option<SlotSet>, Stat
         Some(asked) => Ok(slots.holds_more_than(asked).then(|| asked.clone())),
         None => Ok(Some(slots.readable()).filter(|readable| slots.holds_more_than(readable))),
     }
-}
-
-/// One look. Images of other slots lie among the others at random: more candidates are asked for until enough are of
-/// the right ones, or there are no more.
-fn look(contents: &Contents, collection: &Collection, sought: &Sought) -> Result<(Vec<ImageHit>, bool), StateError> {
-    let mut candidates = sought.k;
-    loop {
-        let Ranking { hits, raced, found, others } = rank(contents, collection, sought, candidates)?;
-        if others == 0 || hits.len() >= sought.k || found < candidates {
-            return Ok((hits, raced));
-        }
-        candidates = candidates.saturating_mul(2).max(16);
-    }
-}
-
-/// Candidates of one look, in order.
-struct Ranking {
-    hits: Vec<ImageHit>,
-    /// A record went away meanwhile, so that its successor may be missing.
-    raced: bool,
-    /// Candidates that the index gave, …
-    found: usize,
-    /// … and those of slots that are not sought.
-    others: usize,
-}
-
-/// Candidates from the index, ranked by their stored embeddings.
-fn rank(
-    contents: &Contents,
-    collection: &Collection,
-    sought: &Sought,
-    candidates: usize,
-) -> Result<Ranking, StateError> {
-    let (mut raced, mut found, mut others) = (false, 0, 0);
-    let mut top = TopK::new(sought.k);
-    let selection = sought.filter.map(|filter| collection.attributes.read().select(filter));
-    let among = selection.as_ref().map(|selection| selection as &dyn Among);
-    // Not applied yet: as if it were not there. Otherwise it was replaced or deleted just now.
-    let gone = |key| keys::index_of(key) <= contents.applied();
-    for candidate in collection.index.search_among(sought.query, candidates, among)? {
-        found += 1;
-        // Only what can be among the best is worth reading; equals of the worst of them can, by their ids.
-        if top.floor().is_some_and(|worst| candidate.score + candidate.error < worst) {
-            continue;
-        }
-        let Some(values) = embedding(&contents.table, collection.uid, candidate.key)? else {
-            raced |= gone(candidate.key);
-            continue;
-        };
-        let score = dot(sought.query, &values);
-        if top.floor().is_some_and(|worst| score < worst) {
-            continue;
-        }
-        match record(&contents.table, collection.uid, candidate.key)? {
-            Some(stored) if sought.only.is_some_and(|only| !only.contains(slot_of(&stored.id))) => others += 1,
-            Some(stored) if sought.filter.is_some_and(|filter| !matches(filter, &stored.attributes)) => {
-                tracing::error!(collection_uid = collection.uid, key = candidate.key, "the attribute index is wrong");
-            }
-            Some(stored) => {
-                let attributes = if sought.attributes { stored.attributes } else { BTreeMap::new() };
-                top.push(ImageHit { id: stored.id, score, attributes });
-            }
-            None => raced |= gone(candidate.key),
-        }
-    }
-    raced |= selection.is_some_and(|selection| collection.attributes.read().has_lost_of(&selection));
-    Ok(Ranking { hits: top.into_sorted(), raced, found, others })
 }

@@ -18,6 +18,7 @@ use super::keys;
 use super::maintenance::Maintenance;
 use super::open::{Contents, current_generation, remove_all, remove_generation, switch_generation};
 use super::plan::{IndexChange, Planner};
+use super::recent::Recent;
 use super::records::Records;
 use super::snapshot;
 use crate::format::{open, seal};
@@ -28,6 +29,9 @@ use crate::store::Store;
 
 /// Old generations that may still be there at a start. Readers kept each of them for longer than an install waits.
 const LEFT_BEHIND: u64 = 16;
+
+/// Memory for what searches read, in bytes, where nothing else is said.
+const DEFAULT_RECENT: usize = 16 << 20;
 
 /// How a replica keeps its images.
 #[derive(Debug, Clone)]
@@ -40,13 +44,16 @@ pub struct ImagesConfig {
     pub expansion_search: usize,
     /// For checkpoints.
     pub room: Room,
+    /// Memory for what searches read, of all groups.
+    pub recent: Recent,
 }
 
 impl Default for ImagesConfig {
     fn default() -> Self {
         let index_threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
         let (storage, expansion_search) = (Storage::default(), DEFAULT_EXPANSION_SEARCH);
-        Self { storage, index_threads, expansion_search, room: Room::unchecked() }
+        let (room, recent) = (Room::unchecked(), Recent::new(DEFAULT_RECENT));
+        Self { storage, index_threads, expansion_search, room, recent }
     }
 }
 
@@ -64,6 +71,7 @@ pub(super) struct Inner {
     /// Whether checkpoints wait for room.
     pub(super) checkpoints_wait: AtomicBool,
     options: IndexOptions,
+    recent: Recent,
     contents: RwLock<Arc<Contents>>,
     /// When this process last wrote a checkpoint.
     pub(super) checkpointed: Mutex<Option<Instant>>,
@@ -126,13 +134,14 @@ impl ImageState {
         for old in generation.saturating_sub(LEFT_BEHIND)..generation {
             remove_generation(&store, group, old)?;
         }
-        let contents = Contents::open(&store, group, generation, options.clone())?;
+        let contents = Contents::open(&store, group, generation, options.clone(), &config.recent)?;
         let inner = Arc::new(Inner {
             group,
             store,
             room: config.room.clone(),
             checkpoints_wait: AtomicBool::new(false),
             options,
+            recent: config.recent.clone(),
             contents: RwLock::new(Arc::new(contents)),
             checkpointed: Mutex::default(),
             received: AtomicU64::new(0),
@@ -287,7 +296,7 @@ impl StateMachine for ImageState {
 
         // New records enter the index before the table, old ones leave it after: a search that meets neither the old
         // nor the new record of an image knows that it raced with this, and looks again.
-        contents.change_slots(slots_changed.then_some(slots), || {
+        let change = || {
             self.inner.cuts.keep_removed(&contents, &index)?;
             insert_into_indexes(&contents, &collections, &index, settled)?;
             contents.table.apply(batch)?;
@@ -301,7 +310,9 @@ impl StateMachine for ImageState {
             }
             contents.collections.update(collections.into_values());
             Ok(())
-        })?;
+        };
+        let removes = index.iter().any(|change| matches!(change, IndexChange::Remove { .. }));
+        contents.change_slots(slots_changed.then_some(slots), || contents.change_records(removes, change))?;
         if settled {
             contents.marks.lock().keep(marks);
         }
@@ -319,7 +330,7 @@ impl StateMachine for ImageState {
     }
 
     fn install(&self, raft: Bytes, chunks: SnapshotChunks) -> Result<(), StateError> {
-        let Inner { group, store, options, contents, received, .. } = &*self.inner;
+        let Inner { group, store, options, recent, contents, received, .. } = &*self.inner;
         let generation = self.contents().generation + 1;
         remove_generation(store, *group, generation)?;
         received.store(0, Ordering::Relaxed);
@@ -327,7 +338,7 @@ impl StateMachine for ImageState {
         received.store(0, Ordering::Relaxed);
         written?;
         switch_generation(store, *group, generation)?;
-        let installed = Arc::new(Contents::open(store, *group, generation, options.clone())?);
+        let installed = Arc::new(Contents::open(store, *group, generation, options.clone(), recent)?);
         let old = std::mem::replace(&mut *contents.write(), installed);
         // Readers finish with the old tables; if one takes too long, the next start removes them.
         let patience = Instant::now() + Duration::from_secs(60);
