@@ -9,7 +9,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, TryStreamExt, stream};
 use omma_common::ids::GroupId;
@@ -33,11 +33,16 @@ const TAIL_BYTES: usize = 32 << 20;
 const ALL_TAILS_BYTES: usize = 256 << 20;
 /// Most bytes of entries read at once, for one message or one step of applying. At least one entry is read.
 const READ_BYTES: usize = 1 << 20;
+/// How often the committed log id is written. It only spares a start the wait for the leader, and written with every
+/// entry it costs each fsync of the log another one, of the file that its leaf goes to.
+const WRITE_COMMITTED_EVERY: Duration = Duration::from_secs(1);
 
 /// One group's log, as it is once all queued operations are done.
 struct Log {
     vote: Option<Vote>,
     committed: Option<LogId>,
+    /// When that, or one before it, was last written.
+    committed_written: Option<Instant>,
     /// The last one removed from the beginning.
     purged: Option<LogId>,
     /// The last entry of the log that was here before and was erased.
@@ -89,7 +94,9 @@ impl LogStore {
     fn of(db: &Arc<LogDb>, group: GroupId, loaded: Loaded) -> Self {
         let Loaded { vote, committed, purged, erased, first, last } = loaded;
         let (tail, all_tails) = (LogTail::default(), db.tail_bytes.clone());
-        let log = Log { vote, committed, purged, erased, first, last, tail, issued: 0, cuts: 0, all_tails };
+        let (committed_written, issued, cuts) = (None, 0, 0);
+        let log =
+            Log { vote, committed, committed_written, purged, erased, first, last, tail, issued, cuts, all_tails };
         Self { db: db.clone(), group, log: Arc::new(Mutex::new(log)), written: Arc::default() }
     }
 
@@ -251,12 +258,19 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        {
+            let mut log = self.log.lock();
+            log.committed = committed;
+            if log.committed_written.is_some_and(|at| at.elapsed() < WRITE_COMMITTED_EVERY) {
+                return Ok(());
+            }
+        }
         let place = self.place().await?;
         let key = self.key(Kind::Committed, 0);
         let value = committed.as_ref().map(|id| seal(&key, &wire::log_id(id)));
         let number = {
             let mut log = self.log.lock();
-            log.committed = committed;
+            log.committed_written = Some(Instant::now());
             log.issue()
         };
         place.send(Job::Write(self.operation(number, vec![(key, value)])));

@@ -148,20 +148,20 @@ fn a_dropped_collection_leaves_nothing_behind() {
 }
 
 #[test]
-fn searches_never_miss_an_image_that_is_being_replaced() {
+fn searches_find_an_image_that_is_being_replaced_once_and_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let state = open(&dir);
     let mut rng = StdRng::seed_from_u64(seed());
     let target = unit(&mut rng);
-    apply(&state, 1, put(&[("target".to_owned(), target.clone())]));
+    let opposite: Vec<f32> = target.iter().map(|x| -x).collect();
+    apply(&state, 1, put(&[("target".to_owned(), target.clone()), ("opposite".to_owned(), opposite)]));
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|threads| {
         for _ in 0..2 {
             threads.spawn(|| {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let hits = state.search(UID, &target, 1, false).unwrap();
-                    assert_eq!(hits.len(), 1);
-                    assert_eq!(hits[0].id, "target");
+                    let hits = state.search(UID, &target, 3, false).unwrap();
+                    assert_eq!(hits.iter().map(|hit| hit.id.as_str()).collect::<Vec<_>>(), ["target", "opposite"]);
                     assert!(state.get(UID, "target", true).unwrap().is_some());
                 }
             });
@@ -171,8 +171,9 @@ fn searches_never_miss_an_image_that_is_being_replaced() {
             let mut next = target.clone();
             next[0] += 1e-3 * (index % 7) as f32;
             omma_common::vector::normalise(&mut next, DIMENSION).unwrap();
-            let effects = apply(&state, index, put(&[("target".to_owned(), next)])).effects;
+            let effects = apply(&state, index, put(&[("target".to_owned(), next.clone())])).effects;
             assert_eq!(effects, [PutEffect::Replaced as i32]);
+            assert_eq!(state.search(UID, &next, 1, false).unwrap()[0].score, dot(&next, &next), "the one before");
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
