@@ -126,7 +126,7 @@ impl GroupHost {
         let config = openraft::Config { enable_elect: !promised, ..self.timings.config(group)? };
         let raft = super::types::Raft::new(self.node, Arc::new(config), network, log.clone(), machine);
         let raft = raft.await.map_err(|e| fatal(e.to_string()))?;
-        let quiet = if promised { Quiet::after_restart(&raft, self.node, &self.timings) } else { Quiet::over() };
+        let quiet = if promised { Quiet::after_restart(&raft, &log, self.node, &self.timings) } else { Quiet::over() };
         Ok(Replica::new(group, raft, log, state, self.peers.clone(), &self.timings, quiet))
     }
 

@@ -68,8 +68,8 @@ impl GroupHost {
             return Err(refuse(GroupError::Unavailable { group: request.group_id, why }));
         }
         let vote = wire::read_vote_request(&request).map_err(malformed)?;
-        if !replica.may_vote() {
-            let why = "this replica does not have yet what it had when it left the group before";
+        if !replica.may_vote_for(vote.last_log_id) {
+            let why = "neither this replica nor the candidate has what this one had when it left the group before";
             return Err(refuse(GroupError::Unavailable { group: request.group_id, why }));
         }
         let answer = match request.pre_vote {

@@ -116,10 +116,17 @@ impl LogStore {
     }
 
     /// Whether the log reaches as far as the one that was erased here. Until it does, this replica may lack what it
-    /// once acknowledged, so its vote could elect a leader that lacks it too.
-    pub(super) fn may_vote(&self) -> bool {
+    /// once acknowledged, and must not be elected.
+    pub(super) fn is_whole(&self) -> bool {
         let log = self.log.lock();
         log.last >= log.erased
+    }
+
+    /// Whether a candidate whose log ends so may have this replica's vote: it would not have had it while the erased log
+    /// was here if it lacked what that had (Ongaro, "Consensus: bridging theory and practice", 3.6.1).
+    pub(super) fn may_vote_for(&self, last: Option<LogId>) -> bool {
+        let log = self.log.lock();
+        log.last.max(last) >= log.erased
     }
 
     /// Removes everything but the vote, durably. To be called when no replica uses the log.

@@ -97,6 +97,27 @@ async fn everything_is_there_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_erased_is_no_candidate_and_votes_for_whoever_has_what_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path()).await;
+    let mut log = LogStore::open(&db, 1).unwrap();
+    assert!(log.is_whole() && log.may_vote_for(None));
+    log.blocking_append((0..100).map(|i| entry(i, 50))).await.unwrap();
+    log.erase().await.unwrap();
+    log.blocking_append((0..95).map(|i| entry(i, 50))).await.unwrap();
+    drop(log);
+    close(&db).await;
+    let db = open(dir.path()).await;
+    let mut log = LogStore::open(&db, 1).unwrap();
+    assert!(!log.is_whole());
+    assert!(!log.may_vote_for(None) && !log.may_vote_for(Some(id(98))));
+    assert!(log.may_vote_for(Some(id(99))) && log.may_vote_for(Some(id(120))));
+    log.blocking_append((95..100).map(|i| entry(i, 50))).await.unwrap();
+    assert!(log.is_whole() && log.may_vote_for(None), "whether it gets the vote is for Raft to say");
+    close(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn old_entries_leave_memory_and_are_read_from_the_table() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path()).await;

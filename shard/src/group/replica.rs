@@ -29,7 +29,7 @@ use super::state_machine::StateMachine;
 use super::status::{GroupState, Role, view};
 use super::timings::RaftTimings;
 use super::trail::Trail;
-use super::types::{Command, Config, Raft};
+use super::types::{Command, Config, LogId, Raft};
 use crate::broken;
 use crate::metrics::{PROPOSAL_SECONDS, PROPOSALS, PROPOSALS_OK, REFUSED};
 
@@ -129,8 +129,8 @@ impl Replica {
         self.0.election
     }
 
-    pub(super) fn may_vote(&self) -> bool {
-        self.0.log.may_vote()
+    pub(super) fn may_vote_for(&self, last: Option<LogId>) -> bool {
+        self.0.log.may_vote_for(last)
     }
 
     pub(super) fn receiving(&self) -> &Mutex<()> {

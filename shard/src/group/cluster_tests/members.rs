@@ -129,7 +129,7 @@ async fn a_member_that_comes_back_empty_does_not_vote_before_it_has_caught_up() 
     node.host.erase(GROUP).await.unwrap();
     let state = MemoryState::on(&Arc::default());
     let empty = node.host.start(GROUP, state.clone() as Arc<dyn StateMachine>).await.unwrap();
-    assert_eq!((empty.status().last_log, empty.may_vote()), (0, false));
+    assert_eq!((empty.status().last_log, empty.may_vote_for(None)), (0, false));
     let ask = proto::VoteRequest {
         group_id: GROUP,
         vote: Some(proto::RaftVote { term: 99, node_id: gone % 3 + 1, committed: false }),
@@ -141,13 +141,13 @@ async fn a_member_that_comes_back_empty_does_not_vote_before_it_has_caught_up() 
     cluster.kill(gone).await;
     cluster.places.get_mut(&gone).unwrap().disk = Arc::default();
     cluster.start(gone).await;
-    assert!(!cluster.replica(gone).may_vote());
+    assert!(!cluster.replica(gone).may_vote_for(None));
     let leader = cluster.leader().await;
     cluster.add_learner(leader, gone).await;
     cluster.change(leader, MemberChange::SetVoters([1, 2, 3].into())).await;
     cluster.propose("last").await;
     cluster.converged().await;
-    assert!(cluster.replica(gone).may_vote());
+    assert!(cluster.replica(gone).may_vote_for(None));
     // It was restarted, so it first lets the longest lease pass.
     let begun = Instant::now();
     while cluster.nodes[&gone].host.handle_vote(ask).await.is_err() {
