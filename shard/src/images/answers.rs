@@ -18,12 +18,16 @@ pub(super) fn fits(answer: &StoredAnswer, fingerprint: &Bytes) -> bool {
     answer.fingerprint.is_empty() || answer.fingerprint == fingerprint
 }
 
-/// The newest [`KEPT`] answers, by collection and request id.
+/// The newest [`KEPT`] answers of this group's own, and as many that came with slots from other groups, by collection and
+/// request id. Apart, so that slots that arrive do not make the group forget what it has answered.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Answers {
     /// Several under one id: parts of a request that went to several groups, whose slots came together since.
     by_request: HashMap<(u64, String), Vec<Arc<StoredAnswer>>>,
-    oldest_first: VecDeque<Arc<StoredAnswer>>,
+    /// Oldest first.
+    own: VecDeque<Arc<StoredAnswer>>,
+    /// Oldest first.
+    imported: VecDeque<Arc<StoredAnswer>>,
     /// By log index: answers that came with a snapshot, to entries that this replica has yet to apply.
     foreseen: BTreeMap<u64, StoredAnswer>,
 }
@@ -41,13 +45,14 @@ impl Answers {
     pub(super) fn keep(&mut self, answer: StoredAnswer) -> Option<(u64, u32)> {
         let answer = Arc::new(answer);
         self.by_request.entry((answer.collection_uid, answer.request_id.clone())).or_default().push(answer.clone());
-        self.oldest_first.push_back(answer);
-        if self.oldest_first.len() <= KEPT {
+        let kind = if answer.place == 0 { &mut self.own } else { &mut self.imported };
+        kind.push_back(answer);
+        if kind.len() <= KEPT {
             return None;
         }
-        let oldest = self.oldest_first.pop_front()?;
+        let oldest = kind.pop_front()?;
         if let Entry::Occupied(mut entry) = self.by_request.entry((oldest.collection_uid, oldest.request_id.clone())) {
-            entry.get_mut().remove(0);
+            entry.get_mut().retain(|answer| !Arc::ptr_eq(answer, &oldest));
             if entry.get().is_empty() {
                 entry.remove();
             }
@@ -65,8 +70,8 @@ impl Answers {
 
     /// Those to entries after `index` that are applied here, oldest first.
     pub(super) fn applied_after(&self, index: u64) -> impl Iterator<Item = &StoredAnswer> {
-        let known = self.oldest_first.partition_point(|answer| answer.index <= index);
-        self.oldest_first.range(known..).map(Arc::as_ref)
+        let after = |kind: &VecDeque<Arc<StoredAnswer>>| kind.partition_point(|answer| answer.index <= index);
+        merged(self.own.range(after(&self.own)..), self.imported.range(after(&self.imported)..))
     }
 
     /// What the entry at `index` was answered where it was applied first, if that is known.
@@ -76,13 +81,28 @@ impl Answers {
 
     /// All to entries that are applied, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &StoredAnswer> {
-        self.oldest_first.iter().map(Arc::as_ref)
+        merged(self.own.iter(), self.imported.iter())
     }
 
     /// Those to entries after `index`, applied here or not, oldest first.
     pub(super) fn after(&self, index: u64) -> Vec<StoredAnswer> {
         self.applied_after(index).chain(self.foreseen.values()).cloned().collect()
     }
+}
+
+/// Both, which are in order, in order.
+fn merged<'a>(
+    own: impl Iterator<Item = &'a Arc<StoredAnswer>>,
+    imported: impl Iterator<Item = &'a Arc<StoredAnswer>>,
+) -> impl Iterator<Item = &'a StoredAnswer> {
+    let (mut own, mut imported) = (own.peekable(), imported.peekable());
+    std::iter::from_fn(move || {
+        let own_first = match (own.peek(), imported.peek()) {
+            (Some(own), Some(imported)) => (own.index, own.place) <= (imported.index, imported.place),
+            (own, _) => own.is_some(),
+        };
+        if own_first { own.next() } else { imported.next() }.map(Arc::as_ref)
+    })
 }
 
 #[cfg(test)]
@@ -104,11 +124,27 @@ mod tests {
         assert!(answers.get(1, "r1").len() == 1 && answers.get(2, "r1").is_empty());
         // A part of the first request that came from elsewhere.
         let part = StoredAnswer { index: KEPT as u64 + 1, place: 1, ..answer(1) };
-        assert_eq!(answers.keep(part), Some((1, 0)));
-        assert_eq!(answers.get(1, "r1").len(), 1);
-        assert_eq!(answers.keep(answer(KEPT as u64 + 2)), Some((2, 0)));
-        assert!(answers.get(1, "r2").is_empty() && answers.get(1, "r3").len() == 1);
-        assert_eq!(answers.iter().count(), KEPT);
+        assert_eq!(answers.keep(part), None);
+        assert_eq!(answers.get(1, "r1").len(), 2);
+        assert_eq!(answers.keep(answer(KEPT as u64 + 2)), Some((1, 0)));
+        assert!(answers.get(1, "r1").len() == 1 && answers.get(1, "r2").len() == 1);
+        assert_eq!(answers.iter().count(), KEPT + 1);
+    }
+
+    #[test]
+    fn slots_that_arrive_do_not_make_a_group_forget() {
+        let mut answers = Answers::default();
+        answers.keep(answer(1));
+        let arriving = |place| StoredAnswer { place, request_id: format!("of {place}"), ..answer(2) };
+        for place in 1..=KEPT as u32 {
+            assert_eq!(answers.keep(arriving(place)), None);
+        }
+        assert_eq!(answers.keep(arriving(KEPT as u32 + 1)), Some((2, 1)));
+        answers.keep(answer(3));
+        let in_order = |all: Vec<&StoredAnswer>| all.is_sorted_by_key(|a| (a.index, a.place));
+        assert!(answers.get(1, "r1").len() == 1 && answers.get(1, "of 1").is_empty());
+        assert!(in_order(answers.iter().collect()) && in_order(answers.applied_after(1).collect()));
+        assert_eq!((answers.iter().count(), answers.applied_after(1).count()), (KEPT + 2, KEPT + 1));
     }
 
     #[test]

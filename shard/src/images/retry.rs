@@ -29,7 +29,8 @@ pub(super) enum Known {
 pub(super) type Effect = i32;
 
 /// Looks a request up among the `answers` under its id. `may_be_new` says of a part whether an image could be new although
-/// others of the request are known.
+/// others of the request are known. It could, too, where all that is known came with slots from other groups: this group's
+/// own part of the request may still be on its way.
 pub(super) fn known(
     answers: &[Arc<StoredAnswer>],
     fingerprint: &Bytes,
@@ -46,7 +47,9 @@ pub(super) fn known(
     let effect =
         |part: &u64| outcomes.iter().find_map(|(a, e)| e.get(a.parts.iter().position(|p| p == part)?).copied());
     let found: Vec<_> = parts.iter().map(effect).collect();
-    let explained = parts.iter().zip(&found).all(|(part, effect)| effect.is_some() || may_be_new(*part));
+    let all_imported = answers.iter().all(|answer| answer.place > 0);
+    let is_explained = |part: &u64, effect: &Option<Effect>| effect.is_some() || all_imported || may_be_new(*part);
+    let explained = parts.iter().zip(&found).all(|(part, effect)| is_explained(part, effect));
     if explained && !parts.is_empty() { Known::Parts(found) } else { Known::Other }
 }
 
@@ -133,6 +136,22 @@ mod tests {
         assert_eq!(look(&a, 3, &[5, 102]), Known::Parts(vec![Some(Created as i32), None]), "102 came later");
         assert_eq!(look(&a, 3, &[5, 7]), Known::Other, "7 was always here");
         assert_eq!(look(&a, 3, &[7]), Known::Other);
+    }
+
+    #[test]
+    fn what_came_from_elsewhere_does_not_shut_out_this_groups_own_part() {
+        use PutEffect::{Created, Replaced};
+        // 5 came here with its slot, before the part with 7 was written.
+        let mut imported = Answers::default();
+        let came = answers(&[(1, &[5], &[Created])]).get(1, "r")[0].clone();
+        imported.keep(StoredAnswer { place: 1, ..(*came).clone() });
+        assert_eq!(look(&imported, 2, &[7]), Known::Parts(vec![None]));
+        assert_eq!(look(&imported, 2, &[5, 7]), Known::Parts(vec![Some(Created as i32), None]));
+        let own = StoredAnswer { index: 8, place: 0, fingerprint: vec![2].into(), parts: vec![7], ..(*came).clone() };
+        imported.keep(own);
+        assert!(matches!(look(&imported, 2, &[7]), Known::Whole(_)));
+        assert_eq!(look(&imported, 3, &[9]), Known::Other, "this group has answered its part");
+        assert_eq!(look(&answers(&[(1, &[5], &[Replaced])]), 2, &[7]), Known::Other);
     }
 
     #[test]
