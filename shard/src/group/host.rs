@@ -18,6 +18,7 @@ use super::log_writer::LogCounters;
 use super::machine::Machine;
 use super::network::Network;
 use super::peers::{AddressBook, Peers};
+use super::purging::{self, Sending};
 use super::quiet::Quiet;
 use super::replica::Replica;
 use super::state_machine::StateMachine;
@@ -122,11 +123,13 @@ impl GroupHost {
         let promised = log.read_vote().await.map_err(|e| fatal(e.to_string()))?.is_some();
         let machine =
             Machine::new(group, state.clone(), self.log.damage.clone()).await.map_err(|e| fatal(e.to_string()))?;
-        let network = Network { group, me: self.node, peers: self.peers.clone() };
+        let sending = Sending::default();
+        let network = Network { group, me: self.node, peers: self.peers.clone(), sending: sending.clone() };
         let config = openraft::Config { enable_elect: !promised, ..self.timings.config(group)? };
         let raft = super::types::Raft::new(self.node, Arc::new(config), network, log.clone(), machine);
         let raft = raft.await.map_err(|e| fatal(e.to_string()))?;
         let quiet = if promised { Quiet::after_restart(&raft, &log, self.node, &self.timings) } else { Quiet::over() };
+        tokio::spawn(purging::run(raft.clone(), sending, self.timings.clone()));
         Ok(Replica::new(group, raft, log, state, self.peers.clone(), &self.timings, quiet))
     }
 

@@ -21,6 +21,7 @@ mod machine;
 pub mod members;
 mod network;
 pub mod peers;
+mod purging;
 mod quiet;
 pub mod replica;
 mod snapshot;

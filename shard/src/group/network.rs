@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use super::peers::{Peer, Peers};
+use super::purging::Sending;
 use super::snapshot::{SnapshotData, Tally};
 use super::types::{Config, RpcError, Snapshot, Vote};
 use super::wire::{self, Malformed};
@@ -31,6 +32,8 @@ use super::wire::{self, Malformed};
 const STREAM_STALL: Duration = Duration::from_secs(5);
 /// A snapshot of which nothing was accepted for this long is given up.
 const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
+/// Once all of it was sent, installing it takes at most this long.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Opening a stream takes a round trip and maybe a connection.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Chunks read ahead of the network.
@@ -43,6 +46,7 @@ pub(super) struct Network {
     pub(super) group: GroupId,
     pub(super) me: NodeId,
     pub(super) peers: Arc<Peers>,
+    pub(super) sending: Sending,
 }
 
 /// What a link carries decides how.
@@ -60,13 +64,14 @@ pub(super) struct Link {
     /// As the membership has it.
     address: String,
     peers: Arc<Peers>,
+    sending: Sending,
     carries: Use,
 }
 
 impl Network {
     fn link(&self, target: NodeId, node: &BasicNode, carries: Use) -> Link {
-        let (group, me, peers) = (self.group, self.me, self.peers.clone());
-        Link { group, me, target, address: node.addr.clone(), peers, carries }
+        let (peers, sending, address) = (self.peers.clone(), self.sending.clone(), node.addr.clone());
+        Link { group: self.group, me: self.me, target, address, peers, sending, carries }
     }
 }
 
@@ -179,13 +184,18 @@ impl Link {
         let outbound = tokio_stream::wrappers::ReceiverStream::new(messages);
         let call = self.call(RPCTypes::InstallSnapshot, limit, client.install_snapshot(outbound));
         tokio::pin!(call);
-        let (mut before, mut since) = (0, Instant::now());
+        let (mut before, mut since, mut sent) = (0, Instant::now(), None);
         let response = loop {
             if let Ok(response) = timeout(Duration::from_secs(1), &mut call).await {
                 break response;
             }
             let now = accepted.load(Ordering::Relaxed);
-            if now != before || reader.is_finished() {
+            if reader.is_finished() {
+                let since = *sent.get_or_insert_with(Instant::now);
+                if since.elapsed() > INSTALL_TIMEOUT {
+                    break Err(self.late(RPCTypes::InstallSnapshot, INSTALL_TIMEOUT));
+                }
+            } else if now != before {
                 (before, since) = (now, Instant::now());
             } else if since.elapsed() > SNAPSHOT_STALL {
                 break Err(self.late(RPCTypes::InstallSnapshot, SNAPSHOT_STALL));
@@ -298,6 +308,7 @@ impl RaftNetworkV2<Config> for Link {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
+        let _holds_the_log = self.sending.begin();
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot(vote, snapshot, option.hard_ttl()) => Ok(SnapshotResponse::new(sent?)),

@@ -17,7 +17,11 @@ struct Contents {
 
 /// What `flush` makes durable; kept by the test over restarts.
 #[derive(Default)]
-pub(super) struct Disk(Mutex<Contents>);
+pub(super) struct Disk {
+    contents: Mutex<Contents>,
+    /// How long it takes to install a snapshot, in milliseconds.
+    pub(super) install_ms: std::sync::atomic::AtomicU64,
+}
 
 #[derive(Default)]
 pub(super) struct MemoryState {
@@ -29,7 +33,7 @@ pub(super) struct MemoryState {
 impl MemoryState {
     /// As after a crash: with what was flushed.
     pub(super) fn on(disk: &Arc<Disk>) -> Arc<Self> {
-        let contents = Arc::new(Mutex::new(disk.0.lock().clone()));
+        let contents = Arc::new(Mutex::new(disk.contents.lock().clone()));
         Arc::new(Self { contents, disk: Some(disk.clone()), installs: Default::default() })
     }
 
@@ -59,7 +63,7 @@ impl StateMachine for MemoryState {
 
     fn flush(&self) -> Result<(), StateError> {
         if let Some(disk) = &self.disk {
-            *disk.0.lock() = self.contents.lock().clone();
+            *disk.contents.lock() = self.contents.lock().clone();
         }
         Ok(())
     }
@@ -84,6 +88,8 @@ impl StateMachine for MemoryState {
             let command = index.split_off(8);
             commands.insert(u64::from_be_bytes(index.as_ref().try_into().unwrap()), command);
         }
+        let slow = self.disk.as_ref().map_or(0, |disk| disk.install_ms.load(std::sync::atomic::Ordering::Relaxed));
+        std::thread::sleep(std::time::Duration::from_millis(slow));
         *self.contents.lock() = Contents { commands, raft: Some(raft) };
         self.installs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.flush()

@@ -32,8 +32,9 @@ impl Default for RaftTimings {
 
 /// Entries per append message; their bytes are bounded by the log's reader.
 const MAX_ENTRIES_PER_MESSAGE: u64 = 512;
-/// Sending and installing one snapshot takes at most this long.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Sending and installing one snapshot takes at most this long, however large it is. One that does not get on is given up
+/// long before.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Queued messages between the tasks of one replica.
 const CHANNEL_SIZE: u64 = 4096;
 
@@ -66,8 +67,8 @@ impl RaftTimings {
             max_append_entries: Some(MAX_ENTRIES_PER_MESSAGE),
             replication_lag_threshold: self.snapshot_every + self.keep_logs,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
-            max_in_snapshot_log_to_keep: self.keep_logs,
-            purge_batch_size: (self.snapshot_every / 8).max(1),
+            // What goes, and when, says `purging`.
+            max_in_snapshot_log_to_keep: u64::MAX,
             api_channel_size: Some(CHANNEL_SIZE),
             notification_channel_size: Some(CHANNEL_SIZE),
             state_machine_channel_size: Some(256),

@@ -56,10 +56,9 @@ async fn a_replica_stops_and_starts_again_in_its_process() {
     let follower = &cluster.nodes[&(leader % 3 + 1)];
     follower.host.stop(GROUP).await;
     assert!(follower.host.get(GROUP).is_none());
-    cluster.replica(leader).propose(Bytes::from_static(b"second"), soon()).await.unwrap();
+    let index = cluster.replica(leader).propose(Bytes::from_static(b"second"), soon()).await.unwrap().index;
     let state: Arc<dyn StateMachine> = follower.state.clone();
     let again = follower.host.start(GROUP, state).await.unwrap();
-    let index = cluster.replica(leader).status().applied;
     again.read_barrier(Barrier::AtLeast(index), soon()).await.unwrap();
     assert_eq!(follower.state.commands(), ["first", "second"]);
     cluster.end().await;

@@ -50,6 +50,29 @@ async fn a_lagging_and_a_new_replica_catch_up_by_snapshot() {
     cluster.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_takes_long_over_a_snapshot_needs_no_other_however_much_is_written_meanwhile() {
+    let timings = RaftTimings { snapshot_every: 50, keep_logs: 10, ..RaftTimings::default() };
+    let mut cluster = Cluster::formed(3, timings).await;
+    cluster.propose("first").await;
+    let lagging = cluster.leader().await % 3 + 1;
+    cluster.kill(lagging).await;
+    for n in 0..300 {
+        cluster.propose(&n.to_string()).await;
+    }
+    cluster.places[&lagging].disk.install_ms.store(3_000, Ordering::Relaxed);
+    let begun = Instant::now();
+    cluster.start(lagging).await;
+    let mut written = 301;
+    while begun.elapsed() < Duration::from_secs(3) {
+        cluster.propose(&written.to_string()).await;
+        written += 1;
+    }
+    assert_eq!(cluster.converged().await.len(), written);
+    assert_eq!(cluster.nodes[&lagging].state.installs.load(Ordering::Relaxed), 1);
+    cluster.end().await;
+}
+
 /// A wiped node returns under a new id, at its old address: what is sent to the old id is not for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_answers_nothing_in_the_name_of_the_one_it_was() {
