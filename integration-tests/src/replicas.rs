@@ -9,7 +9,7 @@ use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use omma_proto::internal::v1::{
     GetImagesRequest, GetMetadataRequest, Metadata, ObserveNodeRequest, ObserveNodeResponse, Target,
 };
-use omma_proto::v1::Consistency;
+use omma_proto::v1::{Consistency, GetClusterStatusResponse, NodeState, NodeStatus};
 
 use crate::client::channel;
 use crate::cluster::Cluster;
@@ -25,6 +25,17 @@ const BATCH: usize = 500;
 pub async fn observed(cluster: &Cluster, node: usize) -> Result<ObserveNodeResponse> {
     let mut client = PlacementServiceClient::new(channel(cluster.shard_address(node)?)?);
     Ok(client.observe_node(ObserveNodeRequest {}).await?.into_inner())
+}
+
+/// What the status says of node `node` of the cluster.
+///
+/// # Errors
+/// If it is not in there.
+pub fn node_status(cluster: &Cluster, status: &GetClusterStatusResponse, node: usize) -> Result<NodeStatus> {
+    let address = cluster.shard_address(node)?;
+    // One that replaced another is listed beside it for a while.
+    let at = |n: &&NodeStatus| n.address == address && n.state() != NodeState::Replaced;
+    status.nodes.iter().find(at).cloned().with_context(|| format!("{address} is not in the status"))
 }
 
 /// A node's copy of the metadata.

@@ -11,11 +11,11 @@ use omma_integration_tests::convergence::image_count;
 use omma_integration_tests::ingest::{Acknowledged, Ingest, IngestOptions, longest_gap};
 use omma_integration_tests::note;
 use omma_integration_tests::refusal::Refusal;
-use omma_integration_tests::replicas::{metadata_of, missing, observed};
+use omma_integration_tests::replicas::{metadata_of, missing, node_status, observed};
 use omma_integration_tests::vectors::seed;
 use omma_proto::v1::{
-    DrainNodeRequest, GetClusterStatusResponse, ListMovesRequest, NodeState, NodeStatus, PauseMovesRequest,
-    RemoveNodeRequest, ReplicaRole, ResumeMovesRequest,
+    DrainNodeRequest, ListMovesRequest, NodeState, PauseMovesRequest, RemoveNodeRequest, ReplicaRole,
+    ResumeMovesRequest,
 };
 use tokio::time::Instant;
 
@@ -38,14 +38,6 @@ async fn start(name: &str, nodes: usize, flags: &[&str]) -> Result<(Cluster, Cli
     let ingest = Ingest::begin(&client, &options);
     ingest.wait_for(200, RESUME).await?;
     Ok((cluster, client, ingest))
-}
-
-/// What the status says of node `node` of the cluster.
-fn node_status(cluster: &Cluster, status: &GetClusterStatusResponse, node: usize) -> Result<NodeStatus> {
-    let address = cluster.shard_address(node)?;
-    // One that replaced another is listed beside it for a while.
-    let at = |n: &&NodeStatus| n.address == address && n.state() != NodeState::Replaced;
-    status.nodes.iter().find(at).cloned().with_context(|| format!("{address} is not in the status"))
 }
 
 /// Waits until nothing moves, replicas are spread evenly over `nodes` and led where they should be, and each node has

@@ -1,4 +1,4 @@
-//! Shard groups are added and taken away while clients write, read and search: nothing is lost, doubled, missed or
+//! Shard groups and nodes are added and taken away while clients write, read and search: nothing is lost, doubled, missed or
 //! repeated, and no read fails.
 //!
 //! ```text
@@ -16,13 +16,15 @@ use omma_integration_tests::client::{Client, by_vector, request_id, retrying};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::convergence::{Shape, image_count, not_converged};
 use omma_integration_tests::note;
+use omma_integration_tests::replicas::node_status;
 use omma_integration_tests::storm::after::{Recall, any_replica_agrees, read_all};
 use omma_integration_tests::storm::load::{Load, LoadOptions};
 use omma_integration_tests::storm::values;
 use omma_integration_tests::vectors::seed;
 use omma_proto::v1::{
-    Consistency, DeleteImagesRequest, GetImageRequest, ListMovesRequest, PauseMovesRequest, PutEffect,
-    PutImagesRequest, PutImagesResponse, Query, ResumeMovesRequest, SearchRequest, SetGroupCountRequest,
+    Consistency, DeleteImagesRequest, DrainNodeRequest, GetImageRequest, ListMovesRequest, NodeState,
+    PauseMovesRequest, PutEffect, PutImagesRequest, PutImagesResponse, Query, RemoveNodeRequest, ResumeMovesRequest,
+    SearchRequest, SetGroupCountRequest,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -59,6 +61,20 @@ async fn shared(cluster: &Cluster, groups: usize) -> Result<()> {
         .await?;
     note!("{groups} groups after {:.1?}", begin.elapsed());
     Ok(())
+}
+
+/// Waits until no replica moves, and each node has some.
+async fn settled(cluster: &Cluster) -> Result<()> {
+    cluster
+        .wait_until("settled", REST, async |cluster: &Cluster, status| {
+            let moves = cluster.client()?.cluster().list_moves(ListMovesRequest::default()).await?.into_inner();
+            ensure!(moves.moves.is_empty(), "{:?}", moves.moves);
+            let replicas: Vec<u32> = status.nodes.iter().map(|node| node.replica_count).collect();
+            ensure!(replicas.iter().all(|count| *count > 0), "{replicas:?}");
+            note!("replicas of each node: {replicas:?}");
+            Ok(())
+        })
+        .await
 }
 
 /// Reads without a second try: what each of them must be answered.
@@ -236,18 +252,51 @@ impl Before {
     }
 }
 
+/// Drains nodes and takes them out of the cluster.
+async fn leave(cluster: &Cluster, client: &Client, nodes: [usize; 2]) -> Result<()> {
+    let begin = Instant::now();
+    for node in nodes {
+        let node = cluster.shard_address(node)?.to_owned();
+        retrying("DrainNode", REST, || {
+            let (mut client, node) = (client.cluster(), node.clone());
+            async move { client.drain_node(DrainNodeRequest { node }).await }
+        })
+        .await?;
+    }
+    cluster
+        .wait_until("drained", REST, async |cluster: &Cluster, status| {
+            for node in nodes {
+                let state = node_status(cluster, &status, node)?.state();
+                ensure!(state == NodeState::Drained, "shard node {node} is {state:?}");
+            }
+            Ok(())
+        })
+        .await?;
+    for node in nodes {
+        cluster.kill(node)?;
+        let node = cluster.shard_address(node)?.to_owned();
+        client.cluster().remove_node(RemoveNodeRequest { node }).await?;
+    }
+    note!("two nodes drained and gone after {:.1?}", begin.elapsed());
+    Ok(())
+}
+
+/// From 3 nodes and 3 groups to 5 and 6, and back.
 #[tokio::test(flavor = "multi_thread")]
-async fn groups_come_and_go_under_load() -> Result<()> {
-    let (cluster, clients, seed) = start("slots").await?;
+async fn groups_and_nodes_come_and_go_under_load() -> Result<()> {
+    let (mut cluster, clients, seed) = start("slots").await?;
     let before = Before::prepare(&clients[0], seed).await?;
     let load = Load::begin(&clients, &LoadOptions { collection: COLLECTION.to_owned(), seed, clients: 4 });
     let reader = Reader::begin(&clients[1], seed, before.still.clone());
+    let joined = [cluster.add_node()?, cluster.add_node()?];
     set_groups(&clients[0], 6).await?;
     shared(&cluster, 6).await?;
+    settled(&cluster).await?;
     before.repeats.again(&clients[1]).await.context("after 6 groups")?;
     set_groups(&clients[0], 3).await?;
     shared(&cluster, 3).await?;
     before.repeats.again(&clients[1]).await.context("after 3 groups")?;
+    leave(&cluster, &clients[0], joined).await?;
     reader.finish().await?;
     before.check(&cluster, &clients, load, cluster.shape()).await
 }
