@@ -28,6 +28,10 @@ use tower::Layer;
 
 use crate::node::Node;
 
+/// Calls that a peer may have given up before this node looked at them. More end its connection, and with it all calls on
+/// it; a node that stood still for a second finds many. h2's own bound, 20, is for servers of strangers (CVE-2023-44487).
+const GIVEN_UP_AT_ONCE: usize = 4096;
+
 /// The services cannot be offered.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -75,6 +79,7 @@ pub(crate) async fn serve(
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(32 << 20)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_AT_ONCE))
         .layer(calls)
         .layer(Track)
         .layer(checked)
