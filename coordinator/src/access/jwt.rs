@@ -2,9 +2,9 @@
 //! know, and in time. Only signatures with public keys are taken: never `none`, never a shared secret.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use omma_common::tls::Watched;
 use serde::Deserialize;
@@ -40,16 +40,22 @@ pub enum JwtError {
         /// Why.
         reason: String,
     },
-    /// A key in it cannot be used.
-    #[error("key {place} of the key set {} {problem}", path.display())]
-    Key {
+    /// It holds no key that can be used.
+    #[error("none of the {keys} keys of the key set {} can be used; the first {problem}", path.display())]
+    NoKey {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
-        place: usize,
-        /// Continues the sentence.
+        /// How many it holds.
+        keys: usize,
+        /// Of the first, continues the sentence.
         problem: String,
     },
+}
+
+/// A JSON Web Key Set, whatever its keys are.
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<serde_json::Value>,
 }
 
 struct TokenKey {
@@ -87,20 +93,32 @@ impl JwtConfig {
     fn load(&self) -> Result<Tokens, JwtError> {
         let read = |reason: String| JwtError::Read { path: self.jwks.clone(), reason };
         let text = std::fs::read(&self.jwks).map_err(|e| read(e.to_string()))?;
-        let set: JwkSet = serde_json::from_slice(&text).map_err(|e| read(e.to_string()))?;
-        if set.keys.is_empty() {
-            return Err(read("it holds no keys".to_owned()));
+        let set: KeySet = serde_json::from_slice(&text).map_err(|e| read(e.to_string()))?;
+        let (count, mut keys, mut problem) = (set.keys.len(), Vec::new(), None);
+        for key in set.keys {
+            match token_key(key) {
+                Ok(key) => keys.push(key),
+                // RFC 7517, 5: keys that are not understood, or meant for something else, are ignored.
+                Err(why) => drop(problem.get_or_insert(why)),
+            }
         }
-        let keys =
-            set.keys.iter().enumerate().map(|(i, jwk)| token_key(jwk, &self.jwks, i + 1)).collect::<Result<_, _>>()?;
+        if keys.is_empty() {
+            let problem = problem.ok_or_else(|| read("it holds no keys".to_owned()))?;
+            return Err(JwtError::NoKey { path: self.jwks.clone(), keys: count, problem });
+        }
+        if let Some(first) = problem {
+            let (file, ignored) = (self.jwks.display(), count - keys.len());
+            tracing::warn!(%file, ignored, of = count, "keys of the key set are ignored; the first of them {first}");
+        }
         Ok(Tokens { issuer: self.issuer.clone(), audience: self.audience.clone(), keys })
     }
 }
 
-fn token_key(jwk: &Jwk, path: &Path, place: usize) -> Result<TokenKey, JwtError> {
-    let error = |problem: String| JwtError::Key { path: path.to_owned(), place, problem };
+/// The key, or why it is none for us: continues "the key …".
+fn token_key(key: serde_json::Value) -> Result<TokenKey, String> {
+    let jwk: Jwk = serde_json::from_value(key).map_err(|_| "is of a kind that is not known".to_owned())?;
     if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
-        return Err(error("is not for signatures".to_owned()));
+        return Err("is not for signatures".to_owned());
     }
     let possible = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => {
@@ -111,17 +129,17 @@ fn token_key(jwk: &Jwk, path: &Path, place: usize) -> Result<TokenKey, JwtError>
         AlgorithmParameters::EllipticCurve(p) if p.curve == EllipticCurve::P384 => vec![Algorithm::ES384],
         AlgorithmParameters::OctetKeyPair(p) if p.curve == EllipticCurve::Ed25519 => vec![Algorithm::EdDSA],
         AlgorithmParameters::OctetKey(_) => {
-            return Err(error("is a shared secret; only public keys are taken".to_owned()));
+            return Err("is a shared secret; only public keys are taken".to_owned());
         }
-        _ => return Err(error("is of a kind that is not supported".to_owned())),
+        _ => return Err("is of a kind that is not supported".to_owned()),
     };
     let named = jwk.common.key_algorithm.as_ref().map(KeyAlgorithm::to_string);
     let algorithms: Vec<_> =
         possible.into_iter().filter(|a| named.as_ref().is_none_or(|name| *name == format!("{a:?}"))).collect();
     if algorithms.is_empty() {
-        return Err(error(format!("says that it is for {}, which does not fit it", named.unwrap_or_default())));
+        return Err(format!("says that it is for {}, which does not fit it", named.unwrap_or_default()));
     }
-    let key = DecodingKey::from_jwk(jwk).map_err(|e| error(format!("cannot be read: {e}")))?;
+    let key = DecodingKey::from_jwk(&jwk).map_err(|e| format!("cannot be read: {e}"))?;
     Ok(TokenKey { id: jwk.common.key_id.clone(), algorithms, key })
 }
 

@@ -5,7 +5,7 @@
 //! the caller is told at once. Decoding stays a little ahead of inference and no more, so that what waits can still be
 //! refused.
 //!
-//! There is one decoding thread more than one client may keep busy: whoever sends a single picture finds it free,
+//! There is one decoding thread more than one client may keep busy, and while others are served that is one less: whoever sends a single picture finds it free,
 //! whatever another client floods the encoder with. Where inference takes the cores that decoding takes, the bound is for
 //! both together: else a flood would have twice as many threads as there are cores, and everybody's work would crawl.
 

@@ -7,20 +7,21 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::codecs::{bmp, gif, jpeg, png, tiff, webp};
+use image::codecs;
 use image::error::{ImageError, LimitErrorKind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, Limits, RgbImage};
 
-use super::chunks;
 use super::error::PictureError;
 use super::sniff::{Format, sniff};
+use super::{chunks, gif, jpeg, webp};
 
 /// What a decoder may need beside its pixels: tables, rows, metadata.
 const WORKING_MEMORY: u64 = 64 << 20;
 
 /// What decoding takes at most for each pixel: a progressive JPEG's coefficients in four planes of 16 bits, its pixels,
-/// and those once more. TIFFs of 32-bit floats, which nobody's camera makes, take up to 19.
+/// and those once more. TIFFs of 32-bit floats, which nobody's camera makes, take up to 19, and so do JPEGs that are a
+/// few pixels wide, for those are whole blocks.
 pub(crate) const MOST_DECODE_BYTES_PER_PIXEL: u64 = 14;
 
 /// Longest side: what a resize needs for its filter grows with it.
@@ -46,7 +47,7 @@ impl PictureLimits {
     }
 
     fn check_pixels(&self, format: Format, (width, height): (u32, u32)) -> Result<(), PictureError> {
-        match u64::from(width) * u64::from(height) {
+        match area((width, height)) {
             0 => Err(damaged(format, format!("it says that it has {width} x {height} pixels"))),
             n if n > self.pixels => Err(PictureError::TooManyPixels { width, height, limit: self.pixels }),
             _ if width.max(height) > MAX_SIDE => Err(PictureError::TooLong { width, height, limit: MAX_SIDE }),
@@ -79,13 +80,13 @@ fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits, room: Room<
     let error = |e| from_image(format, e);
     match format {
         Format::Jpeg => {
-            let markers = JpegMarkers::of(picture);
+            let markers = jpeg::Markers::of(picture);
             if !markers.end {
                 return Err(damaged(format, "it ends before its end marker".into()));
             }
-            // All coefficients are kept until the last scan.
-            let kept = if markers.progressive { 8 } else { 0 };
-            pixels(format, jpeg::JpegDecoder::new(reader).map_err(error)?, kept, limits, room)
+            let decoder = codecs::jpeg::JpegDecoder::new(reader).map_err(error)?;
+            let kept = markers.kept(decoder.dimensions());
+            pixels(format, decoder, kept, limits, room)
         }
         Format::Png => {
             // Nor is what stands behind the pixels inflated: only rows and small chunks count against this limit.
@@ -94,21 +95,43 @@ fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits, room: Room<
             small.max_alloc = Some(WORKING_MEMORY);
             pixels(
                 format,
-                png::PngDecoder::with_limits(Cursor::new(bare.as_ref()), small).map_err(error)?,
+                codecs::png::PngDecoder::with_limits(Cursor::new(bare.as_ref()), small).map_err(error)?,
                 0,
                 limits,
                 room,
             )
         }
-        Format::Gif => pixels(format, gif::GifDecoder::new(reader).map_err(error)?, 0, limits, room),
-        // Planes, or the pixels with alpha, before they are what was asked for.
-        Format::WebP => pixels(format, webp::WebPDecoder::new(reader).map_err(error)?, 4, limits, room),
-        Format::Bmp => pixels(format, bmp::BmpDecoder::new(reader).map_err(error)?, 0, limits, room),
-        Format::Tiff => pixels(format, tiff::TiffDecoder::new(reader).map_err(error)?, 0, limits, room),
+        Format::Gif => {
+            // A frame that is not as wide as the screen is decoded beside it: its numbers of colours, and their colours.
+            let frame = gif::first_frame(picture).unwrap_or_default();
+            if area(frame) > 0 {
+                limits.check_pixels(format, frame)?;
+            }
+            pixels(format, codecs::gif::GifDecoder::new(reader).map_err(error)?, area(frame) * 5, limits, room)
+        }
+        Format::WebP => {
+            let decoder = codecs::webp::WebPDecoder::new(reader).map_err(error)?;
+            let canvas = decoder.dimensions();
+            if let Some((width, height)) = webp::frame_beyond(picture, canvas) {
+                let (w, h) = canvas;
+                return Err(damaged(
+                    format,
+                    format!("a frame of {width} x {height} pixels is on a canvas of {w} x {h}"),
+                ));
+            }
+            // Planes, or the pixels with alpha, before they are what was asked for; an animation's canvas.
+            pixels(format, decoder, area(canvas) * 5, limits, room)
+        }
+        Format::Bmp => pixels(format, codecs::bmp::BmpDecoder::new(reader).map_err(error)?, 0, limits, room),
+        Format::Tiff => pixels(format, codecs::tiff::TiffDecoder::new(reader).map_err(error)?, 0, limits, room),
     }
 }
 
-/// The rest, once the header is read. `kept`: bytes for each pixel that the decoder holds beside those it gives.
+fn area((width, height): (u32, u32)) -> u64 {
+    u64::from(width) * u64::from(height)
+}
+
+/// The rest, once the header is read. `kept`: bytes that the decoder holds beside those it gives.
 fn pixels(
     format: Format,
     mut decoder: impl ImageDecoder,
@@ -119,14 +142,18 @@ fn pixels(
     limits.check_pixels(format, decoder.dimensions())?;
     let error = |e| from_image(format, e);
     limits.memory().reserve(decoder.total_bytes()).map_err(error)?;
-    let (width, height) = decoder.dimensions();
     // As decoded, and once more as RGB: converted or turned upright.
-    let more = u64::from(width) * u64::from(height) * (3 + kept);
+    let more = area(decoder.dimensions()) * 3 + kept;
     if !room(decoder.total_bytes().saturating_add(more)) {
         return Err(PictureError::NoRoom);
     }
     // The whole of it: the TIFF decoder subtracts its pixels itself.
-    decoder.set_limits(limits.memory()).map_err(error)?;
+    let mut most = limits.memory();
+    if format == Format::Gif {
+        // It asks for its frame alone, which is not to be larger than what was taken for it.
+        most.max_alloc = Some(kept);
+    }
+    decoder.set_limits(most).map_err(error)?;
     // A broken orientation is no reason to refuse the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let image = DynamicImage::from_decoder(decoder).map_err(error)?.into_rgb8();
@@ -136,43 +163,6 @@ fn pixels(
     let mut upright = DynamicImage::ImageRgb8(image);
     upright.apply_orientation(orientation);
     Ok(upright.into_rgb8())
-}
-
-/// What the markers of a JPEG say. ITU-T T.81, B.1.1.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct JpegMarkers {
-    /// It goes on to its end-of-image marker. The decoder is lenient: it fills what is missing with gray, and a picture
-    /// that is half gray has wrong neighbours.
-    end: bool,
-    /// It is decoded in several passes over all of its coefficients.
-    progressive: bool,
-}
-
-impl JpegMarkers {
-    fn of(picture: &[u8]) -> Self {
-        let (mut markers, mut rest) = (Self::default(), picture);
-        loop {
-            // Between segments and in entropy-coded data alike: on to the next 0xFF that starts a marker.
-            let Some(at) = rest.iter().position(|&b| b == 0xFF) else { return markers };
-            rest = &rest[at + 1..];
-            match rest.first() {
-                None => return markers,
-                // Fill byte: the next 0xFF may start the marker.
-                Some(0xFF) => {}
-                // Stuffed zero, TEM, restart markers, start of image: no length follows.
-                Some(0x00 | 0x01 | 0xD0..=0xD8) => rest = &rest[1..],
-                Some(0xD9) => return Self { end: true, ..markers },
-                Some(marker) => {
-                    markers.progressive |= *marker == 0xC2;
-                    let Some(&[high, low]) = rest.get(1..3) else { return markers };
-                    let Some(next) = rest.get(1 + usize::from(u16::from_be_bytes([high, low]))..) else {
-                        return markers;
-                    };
-                    rest = next;
-                }
-            }
-        }
-    }
 }
 
 fn damaged(format: Format, reason: String) -> PictureError {
@@ -298,5 +288,55 @@ mod tests {
         let large = encoded(sample(200, 100), ImageFormat::Png);
         let refused = super::decode(&large, &LIMITS, &mut |_| panic!("asked"));
         assert!(matches!(refused, Err(PictureError::TooManyPixels { .. })));
+    }
+
+    /// What a picture asks for; it is decoded no further.
+    fn asked(picture: &[u8]) -> Result<u64, PictureError> {
+        let mut asked = None;
+        let refused = super::decode(picture, &LIMITS, &mut |bytes| {
+            asked = Some(bytes);
+            false
+        });
+        asked.ok_or_else(|| refused.unwrap_err())
+    }
+
+    #[test]
+    fn a_frame_beyond_its_canvas_is_not_unpacked() {
+        let reason = "a frame of 16383 x 16383 pixels is on a canvas of 1 x 1";
+        for (i, bomb) in webp::tests::bombs().iter().enumerate() {
+            let damaged = PictureError::Damaged { format: "WebP", reason: reason.into() };
+            assert_eq!(asked(bomb), Err(damaged), "{i}");
+        }
+    }
+
+    #[test]
+    fn a_gifs_frame_counts_as_its_screen_does() {
+        let gif = |frame| gif::tests::gif((1, 1), frame, &[]);
+        assert_eq!(
+            asked(&gif((101, 100))),
+            Err(PictureError::TooManyPixels { width: 101, height: 100, limit: 10_000 })
+        );
+        assert_eq!(asked(&gif((100, 100))), Ok(7 + 50_000));
+        // No memory but what was asked for; the frame has fewer pixels than it says.
+        assert!(matches!(decode(&gif((100, 100)), &LIMITS), Err(PictureError::Damaged { .. })));
+        let small = encoded(sample(40, 30), ImageFormat::Gif);
+        assert_eq!(decode(&small, &LIMITS).map(|i| i.dimensions()), Ok((40, 30)));
+    }
+
+    /// One component of the three in its first scan.
+    #[test]
+    fn a_jpeg_of_separate_scans_asks_for_its_coefficients() {
+        let plain = encoded(sample(64, 32), ImageFormat::Jpeg);
+        assert_eq!(asked(&plain), Ok(64 * 32 * 6));
+        let at = plain.windows(2).position(|marker| marker == [0xFF, 0xDA]).unwrap();
+        let scan = [0xFF, 0xDA, 0, 8, 1, plain[at + 5], 0, 0, 63, 0];
+        let separate = [&plain[..at], &scan, &plain[at + 14..]].concat();
+        assert_eq!(asked(&separate), Ok(64 * 32 * (6 + 8)));
+        // A restart before the frame is a segment for the decoder; what it holds is neither an end nor a frame.
+        let frame = plain.windows(2).position(|marker| marker == [0xFF, 0xC0]).unwrap();
+        let mut progressive = plain.clone();
+        progressive[frame + 1] = 0xC2;
+        progressive.splice(2..2, [0xFF, 0xD0, 0, 4, 0xFF, 0xD9]);
+        assert_eq!(asked(&progressive), Ok(64 * 32 * (6 + 8)));
     }
 }

@@ -2,12 +2,16 @@
 //! served next.
 //!
 //! So whoever sends a thousand pictures waits for its own thousand; who sends one waits for a thread. One client's
-//! entries never keep more threads busy than may be one client's.
+//! entries never keep more threads busy than may be one client's, and one less for as long as others are served too: who
+//! comes back within a second finds a core that a flood leaves alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+
+/// How long a client that was served counts as one of those who share the threads.
+const SHARING: Duration = Duration::from_secs(1);
 
 /// Whose pictures wait together: a client, and what it wants them for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +43,35 @@ struct State<T> {
     turns: VecDeque<Line>,
     /// Entries of each client that were taken and are not done. None is zero.
     at_work: HashMap<u64, usize>,
+    served: Served,
     closed: bool,
+}
+
+/// When clients were served last: whoever was, and whoever is not the same.
+#[derive(Debug, Default)]
+struct Served {
+    last: Option<(u64, Instant)>,
+    before: Option<Instant>,
+}
+
+impl Served {
+    fn mark(&mut self, client: u64, now: Instant) {
+        if let Some((other, at)) = self.last
+            && other != client
+        {
+            self.before = Some(at);
+        }
+        self.last = Some((client, now));
+    }
+
+    /// Whether one other than `client` shares the threads.
+    fn others(&self, client: u64, now: Instant) -> bool {
+        let last = match self.last {
+            Some((other, at)) if other != client => Some(at),
+            _ => self.before,
+        };
+        last.is_some_and(|at| now.saturating_duration_since(at) < SHARING)
+    }
 }
 
 struct Waiting<T> {
@@ -58,10 +90,25 @@ pub(super) struct Outlook {
 }
 
 impl<T> State<T> {
-    /// Takes the entry whose turn it is, if one may be taken.
-    fn take(&mut self, most_of_one: usize) -> Option<(Line, T)> {
-        let free = self.turns.iter().enumerate().map(|(at, line)| (self.busy(line), at));
-        let (_, at) = free.filter(|(busy, _)| *busy < most_of_one).min()?;
+    fn new() -> Self {
+        Self {
+            lines: HashMap::new(),
+            turns: VecDeque::new(),
+            at_work: HashMap::new(),
+            served: Served::default(),
+            closed: false,
+        }
+    }
+
+    /// Takes the entry whose turn it is, if one may be taken. Of one client, `most_of_one` may be at work; one less, but
+    /// one at least, if others were served lately.
+    fn take(&mut self, most_of_one: usize, now: Instant) -> Option<(Line, T)> {
+        let most = |line: &Line| match self.served.others(line.client, now) {
+            true => most_of_one.saturating_sub(1).max(1),
+            false => most_of_one,
+        };
+        let all = self.turns.iter().enumerate().map(|(at, line)| (self.busy(line), at, line));
+        let (_, at, _) = all.filter(|(busy, _, line)| *busy < most(line)).min_by_key(|(busy, at, _)| (*busy, *at))?;
         let line = self.turns.remove(at)?;
         let waiting = self.lines.get_mut(&line)?;
         let entry = waiting.entries.pop_front()?;
@@ -70,6 +117,7 @@ impl<T> State<T> {
             false => self.turns.push_back(line),
         }
         *self.at_work.entry(line.client).or_default() += 1;
+        self.served.mark(line.client, now);
         Some((line, entry))
     }
 
@@ -90,8 +138,7 @@ impl<T> State<T> {
 impl<T> Lines<T> {
     /// Of one client at most `most_of_one` entries are at work at once.
     pub(super) fn new(most_of_one: usize) -> Self {
-        let state = State { lines: HashMap::new(), turns: VecDeque::new(), at_work: HashMap::new(), closed: false };
-        Self { state: Mutex::new(state), changed: Condvar::new(), taken: Condvar::new(), most_of_one }
+        Self { state: Mutex::new(State::new()), changed: Condvar::new(), taken: Condvar::new(), most_of_one }
     }
 
     /// Adds `entry` at the end of `line`, once fewer than `most` wait or none of that line does; drops it if the queue
@@ -119,14 +166,16 @@ impl<T> Lines<T> {
             if state.closed {
                 return None;
             }
-            match state.take(self.most_of_one) {
+            match state.take(self.most_of_one, Instant::now()) {
                 Some(first) => break first,
-                None => self.changed.wait(&mut state),
+                None if state.turns.is_empty() => self.changed.wait(&mut state),
+                // What waits may be taken once the others have been gone for long enough.
+                None => drop(self.changed.wait_for(&mut state, SHARING)),
             }
         };
         let (mut batch, end) = (vec![first], Instant::now() + gather);
         while batch.len() < most && !state.closed {
-            match state.take(self.most_of_one) {
+            match state.take(self.most_of_one, Instant::now()) {
                 Some(next) => batch.push(next),
                 None if gather.is_zero() || self.changed.wait_until(&mut state, end).timed_out() => break,
                 None => {}
@@ -149,6 +198,7 @@ impl<T> Lines<T> {
                 state.at_work.remove(&line.client);
             }
         }
+        state.served.mark(line.client, Instant::now());
         // It may have been what kept another entry of its client.
         self.changed.notify_one();
     }

@@ -70,6 +70,62 @@ fn one_client_never_keeps_all_threads_busy() {
     assert!(waiting.join().unwrap() < 5);
 }
 
+/// Takes what may be taken at `now`: of which clients.
+fn clients(state: &mut State<u32>, most_of_one: usize, now: Instant) -> Vec<u64> {
+    std::iter::from_fn(|| state.take(most_of_one, now)).map(|(line, _)| line.client).collect()
+}
+
+fn waiting(clients: &[(u64, u32)]) -> State<u32> {
+    let mut state = State::new();
+    for &(client, entries) in clients {
+        state.turns.push_back(line(client));
+        state.lines.insert(line(client), Waiting { entries: (0..entries).collect(), since: Instant::now() });
+    }
+    state
+}
+
+#[test]
+fn a_flood_leaves_a_thread_while_others_are_served() {
+    let start = Instant::now();
+    let after = |millis| start + Duration::from_millis(millis);
+    // Alone it has all that may be one client's.
+    assert_eq!(clients(&mut waiting(&[(1, 9)]), 4, start), [1; 4]);
+    // Beside one that was served within the last second, one less; and again all, a second later.
+    let mut state = waiting(&[(2, 1), (1, 9)]);
+    assert_eq!(clients(&mut state, 4, start), [2, 1, 1, 1]);
+    assert_eq!(clients(&mut state, 4, after(999)), [0; 0]);
+    assert_eq!(clients(&mut state, 4, after(1000)), [1]);
+    // Whoever comes back takes one of its threads away, and has at least one itself.
+    let mut state = waiting(&[(2, 1), (1, 9)]);
+    assert_eq!(clients(&mut state, 1, start), [2, 1]);
+    let mut state = waiting(&[(1, 9), (2, 9)]);
+    assert_eq!(clients(&mut state, 2, start), [1, 2]);
+}
+
+#[test]
+fn who_was_served_last_does_not_hide_the_others() {
+    let (mut served, start) = (Served::default(), Instant::now());
+    let after = |millis| start + Duration::from_millis(millis);
+    assert!(!served.others(1, start));
+    served.mark(1, start);
+    assert!(!served.others(1, start) && served.others(2, start));
+    served.mark(2, after(100));
+    (200..900).step_by(100).for_each(|at| served.mark(1, after(at)));
+    assert!(served.others(1, after(1099)) && !served.others(1, after(1100)));
+    assert!(served.others(2, after(1799)) && !served.others(2, after(1800)));
+}
+
+#[test]
+fn a_thread_that_was_left_is_used_once_the_others_are_gone() {
+    let lines = Lines::new(2);
+    lines.push(line(2), 9, ANY);
+    assert_eq!(next(&lines), 9);
+    (0..2).for_each(|n| lines.push(line(1), n, ANY));
+    let start = Instant::now();
+    assert_eq!((one(&lines).1, one(&lines).1), (0, 1), "nothing is done meanwhile");
+    assert!(start.elapsed() > SHARING / 2, "{:?}", start.elapsed());
+}
+
 #[test]
 fn a_clients_queries_do_not_wait_for_its_writes() {
     let lines = Lines::new(ANY);

@@ -22,6 +22,8 @@ mod device;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod gif;
+mod jpeg;
 mod lines;
 mod model;
 mod pace;
@@ -32,6 +34,7 @@ mod runtime;
 mod session;
 mod sniff;
 mod watch;
+mod webp;
 
 pub(crate) use budget::for_one_picture;
 pub(crate) use decode::MOST_DECODE_BYTES_PER_PIXEL;

@@ -49,6 +49,16 @@ pub enum GroupError {
         /// The group.
         group: GroupId,
     },
+    /// A read waits for an index that no write of the group can have.
+    #[error("group {group} has not come to index {index}: the newest that is known of is {newest}")]
+    BeyondLog {
+        /// The group.
+        group: GroupId,
+        /// What the read waits for.
+        index: u64,
+        /// In the log, or committed by the leader.
+        newest: u64,
+    },
     /// The proposal was taken, but whether it took effect is not known: the replica stopped or lost its leadership.
     #[error("group {group} lost its leader while the proposal waited; it may or may not take effect")]
     OutcomeUnknown {
@@ -119,6 +129,7 @@ impl GroupError {
             GroupError::Overloaded { .. } => Reason::Overloaded,
             GroupError::TooLarge { .. } => Reason::MessageTooLarge,
             GroupError::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
+            GroupError::BeyondLog { .. } => Reason::InvalidArgument,
             GroupError::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
             GroupError::UnknownGroup(_) | GroupError::OtherNode { .. } => Reason::UnknownGroup,
             GroupError::Stopped(_) => Reason::ShuttingDown,
@@ -145,6 +156,13 @@ impl From<GroupError> for ApiError {
             GroupError::NotLeader { leader: Some((node, address)), .. } => {
                 api.with("leader_node_id", node).with("leader_address", address)
             }
+            GroupError::BeyondLog { group, index, newest } => {
+                let problem = format!(
+                    "asks group {group} for index {index}, which no write to it has ({newest} is the newest): hand in \
+                     tokens as writes to this cluster returned them, or none"
+                );
+                ApiError::field("session_tokens", problem)
+            }
             _ => api,
         }
     }
@@ -154,6 +172,13 @@ impl From<GroupError> for ApiError {
 mod tests {
     use super::*;
     use omma_common::error::{metadata_of, reason_of};
+
+    #[test]
+    fn an_invalid_session_says_what_to_do() {
+        let status = ApiError::from(GroupError::BeyondLog { group: 3, index: 1 << 63, newest: 40 }).to_status();
+        assert_eq!(reason_of(&status), Some(Reason::InvalidArgument));
+        assert!(status.message().contains("as writes to this cluster returned them"), "{}", status.message());
+    }
 
     #[test]
     fn followers_name_the_leader() {

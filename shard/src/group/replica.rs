@@ -235,6 +235,7 @@ impl Replica {
         match barrier {
             Barrier::Any => Ok(self.status().applied),
             Barrier::AtLeast(index) => {
+                self.check_index(index)?;
                 let mut states = self.watch();
                 let waited = tokio::time::timeout_at(deadline.instant(), states.wait_for(|s| s.applied >= index)).await;
                 match waited {

@@ -4,6 +4,7 @@ use omma_common::ids::{GroupId, NodeId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant, RaftMetrics, ServerState};
 
+use super::error::GroupError;
 use super::replica::Replica;
 use super::types::{Config, LogId};
 
@@ -49,6 +50,19 @@ pub struct GroupState {
     pub joint: bool,
 }
 
+/// How far the leader may be ahead of what a replica has heard of: far more than a group writes between two heartbeats.
+const MOST_UNHEARD: u64 = 1_000_000;
+
+impl GroupState {
+    /// The newest index that this replica knows of, if none of the group's writes can have `index`. A replica that
+    /// follows nobody, or has heard nothing yet, cannot tell.
+    fn newest_before(&self, index: u64) -> Option<u64> {
+        let newest = self.last_log.max(self.committed);
+        let tells = self.leader.is_some() && self.committed > 0;
+        (tells && index > newest.saturating_add(MOST_UNHEARD)).then_some(newest)
+    }
+}
+
 /// Wraps openraft's metrics.
 pub(super) fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState {
     let index = |id: &Option<LogId>| id.as_ref().map_or(0, |id| id.index);
@@ -77,6 +91,15 @@ pub(super) fn view(group: GroupId, metrics: &RaftMetrics<Config>) -> GroupState 
 }
 
 impl Replica {
+    /// Refuses to wait for an index that will not come: a session token holds whatever its sender wrote into it.
+    pub(super) fn check_index(&self, index: u64) -> Result<(), GroupError> {
+        let group = self.group();
+        match self.status().newest_before(index) {
+            Some(newest) => Err(GroupError::BeyondLog { group, index, newest }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether this replica leads and has heard from a majority within two election timeouts.
     pub fn leads(&self) -> bool {
         let metrics = self.raft().metrics();
@@ -92,5 +115,43 @@ impl Replica {
         let metrics = metrics.borrow_watched();
         let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id);
         others.map(|(id, matching)| (*id, matching.as_ref().map_or(0, |log_id| log_id.index))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_cannot_be_explained_is_refused() {
+        let state = |leader, last_log, committed| GroupState {
+            group: 2,
+            role: Role::Follower,
+            term: 1,
+            leader,
+            last_log,
+            committed,
+            applied: 0,
+            voters: vec![1],
+            learners: vec![],
+            members_index: 0,
+            members_committed: true,
+            joint: false,
+        };
+        for (leader, log, committed, index, refused) in [
+            (Some(1), 40, 50, 1_000_050, None),
+            (Some(1), 40, 50, 1_000_051, Some(50)),
+            (Some(1), 60, 50, 1 << 63, Some(60)),
+            (Some(1), u64::MAX, 50, u64::MAX, None),
+            // Follows nobody, or is new: it may be far behind.
+            (None, 40, 50, 1 << 63, None),
+            (Some(1), 0, 0, 5_000_000, None),
+        ] {
+            assert_eq!(
+                state(leader, log, committed).newest_before(index),
+                refused,
+                "{leader:?} {log} {committed} {index}"
+            );
+        }
     }
 }

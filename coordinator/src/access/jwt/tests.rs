@@ -166,3 +166,31 @@ fn key_sets_hold_public_keys_for_signatures() {
         assert!(config(&keys, name).load().is_err(), "{name}");
     }
 }
+
+/// RFC 7517, section 5.
+#[test]
+fn keys_for_something_else_are_ignored() {
+    let issuer = Issuer::new("k1");
+    let mut encrypts = Issuer::new("k2").jwk();
+    encrypts["use"] = json!("enc");
+    let mut other_alg = Issuer::new("k3").jwk();
+    other_alg["alg"] = json!("ECDH-ES");
+    let odd = [
+        encrypts,
+        other_alg,
+        json!({ "kty": "AKP", "alg": "ML-DSA-44", "pub": "AA", "kid": "k4" }),
+        json!({ "kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA", "kid": "k5" }),
+        json!({ "kty": "EC", "crv": "P-256", "kid": "k6" }),
+        json!({ "kty": "oct", "k": "c2VjcmV0", "kid": "k7" }),
+        json!({ "kid": "k8" }),
+        json!("k9"),
+    ];
+    for (i, key) in odd.iter().enumerate() {
+        let set = json!({ "keys": [key, issuer.jwk(), key] });
+        let tokens = config(&set, &format!("odd-{i}")).load().unwrap();
+        assert_eq!(tokens.keys.len(), 1, "{key}");
+        assert!(tokens.holder(&issuer.sign(&claims())).is_ok(), "{key}");
+        let alone = config(&json!({ "keys": [key, key] }), &format!("odd-alone-{i}")).load().map(drop);
+        assert!(matches!(alone, Err(JwtError::NoKey { keys: 2, .. })), "{key}: {alone:?}");
+    }
+}

@@ -52,6 +52,15 @@ async fn elects_proposes_and_reads() {
     assert!(matches!(&refused, GroupError::NotLeader { leader: Some(at), .. } if *at == here), "{refused:?}");
     let late = follower.read_barrier(Barrier::AtLeast(read + 1), Deadline::after(Duration::from_millis(50))).await;
     assert!(matches!(late, Err(GroupError::DeadlineExceeded { .. })), "{late:?}");
+    // No write can have this index: refused at once, on whatever replica.
+    for replica in [&replica, follower] {
+        let begun = Instant::now();
+        let forged = replica.read_barrier(Barrier::AtLeast(1 << 63), soon()).await;
+        assert!(
+            matches!(forged, Err(GroupError::BeyondLog { index, newest, .. }) if index == 1 << 63 && newest >= read)
+        );
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
     cluster.end().await;
 }
 
