@@ -1,7 +1,9 @@
 //! HTTP of the admin port: GET only, few connections at once, none for long, one request each.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +15,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Vitals;
 use crate::metrics::{self, Scrape};
 
-/// Connections at once; more wait to be taken.
+/// Connections at once.
 const CONNECTIONS: usize = 16;
 /// For the request's head to arrive.
 const HEAD_PATIENCE: Duration = Duration::from_secs(2);
@@ -29,19 +32,37 @@ const MAX_REQUEST_BYTES: usize = 8 << 10;
 /// Wait after a connection could not be taken (out of file descriptors, say).
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
-/// Serves until it is dropped.
+/// A connection.
+struct Open {
+    task: AbortHandle,
+    /// Whether its request has arrived.
+    asked: Arc<AtomicBool>,
+}
+
+/// Serves until it is dropped. Where all places are taken, the oldest connection that has asked for nothing yet gives way:
+/// whoever only holds connections must not keep probes from being answered.
 pub(super) async fn serve(listener: TcpListener, vitals: Vec<Vitals>) {
     let (vitals, places) = (Arc::new(vitals), Arc::new(Semaphore::new(CONNECTIONS)));
+    let mut open: VecDeque<Open> = VecDeque::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let vitals = vitals.clone();
-                tokio::spawn(async move {
+                open.retain(|connection| !connection.task.is_finished());
+                if open.len() >= CONNECTIONS
+                    && let Some(at) = open.iter().position(|connection| !connection.asked.load(Ordering::Relaxed))
+                    && let Some(silent) = open.remove(at)
+                {
+                    silent.task.abort();
+                }
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let (vitals, asked) = (vitals.clone(), Arc::new(AtomicBool::new(false)));
+                let answered = answer(stream, vitals, asked.clone());
+                let task = tokio::spawn(async move {
                     // A client that is too slow is cut off; it has nothing to lose.
-                    let _ = tokio::time::timeout(CONNECTION_PATIENCE, answer(stream, vitals)).await;
+                    let _ = tokio::time::timeout(CONNECTION_PATIENCE, answered).await;
                     drop(place);
                 });
+                open.push_back(Open { task: task.abort_handle(), asked });
             }
             Err(error) => {
                 tracing::warn!(%error, "the admin port cannot take a connection");
@@ -51,8 +72,9 @@ pub(super) async fn serve(listener: TcpListener, vitals: Vec<Vitals>) {
     }
 }
 
-async fn answer(stream: TcpStream, vitals: Arc<Vec<Vitals>>) {
+async fn answer(stream: TcpStream, vitals: Arc<Vec<Vitals>>, asked: Arc<AtomicBool>) {
     let service = service_fn(move |request: Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         let vitals = vitals.clone();
         async move { Ok::<_, Infallible>(respond(request.method(), request.uri().path(), &vitals).await) }
     });
@@ -177,6 +199,18 @@ mod tests {
         let admin = Admin::serve("127.0.0.1:0", vec![]).await.unwrap().unwrap();
         let answer = get(&admin, &format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(20_000))).await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_for_nothing_do_not_keep_probes_out() {
+        let admin = Admin::serve("127.0.0.1:0", vec![]).await.unwrap().unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..10 * CONNECTIONS {
+            silent.push(TcpStream::connect(admin.address()).await.unwrap());
+        }
+        let probe = get(&admin, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n");
+        let answer = tokio::time::timeout(HEAD_PATIENCE / 2, probe).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +39,9 @@ const MAX_IN_FLIGHT: usize = 1024;
 const MAX_IN_FLIGHT_KIB: usize = 64 << 10;
 /// Largest command: an append with one entry must fit into a message.
 const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
+
+/// With so few entries to go a replica has caught up: they take less time than to ask.
+const NEAR: u64 = 1_000;
 
 /// An applied proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +82,8 @@ struct Inner {
     handed_over: AtomicU64,
     receiving: Mutex<()>,
     quiet: Quiet,
+    /// Whether it ever had nearly all that its leader had.
+    caught_up: AtomicBool,
     /// Time in which a group that works elects a leader.
     election: Duration,
     /// How long a proposal waits for a new leader to hear from a majority.
@@ -116,6 +121,7 @@ impl Replica {
             handed_over: AtomicU64::new(0),
             receiving: Mutex::new(()),
             quiet,
+            caught_up: AtomicBool::new(false),
             election: timings.election_max * 2,
             patience: timings.heartbeat * 2,
         }))
@@ -140,6 +146,14 @@ impl Replica {
     /// Whether this replica may not vote yet.
     pub(super) fn is_quiet(&self) -> bool {
         self.0.quiet.lasts()
+    }
+
+    /// Committed entries that it has yet to apply, if those are many and it has not had nearly all before: then it catches
+    /// up since its start. Nothing is known without a leader.
+    pub fn catching_up(&self) -> Option<u64> {
+        let lag = self.status().lag().filter(|_| !self.0.caught_up.load(Ordering::Relaxed))?;
+        self.0.caught_up.fetch_or(lag <= NEAR, Ordering::Relaxed);
+        (lag > NEAR).then_some(lag)
     }
 
     /// Why this replica has ended although nobody stopped it: its log or its state failed. It does not come back in

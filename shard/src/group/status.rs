@@ -54,6 +54,11 @@ pub struct GroupState {
 const MOST_UNHEARD: u64 = 1_000_000;
 
 impl GroupState {
+    /// Committed entries that are yet to be applied; `None` without a leader, who says what is committed.
+    pub(super) fn lag(&self) -> Option<u64> {
+        self.leader.map(|_| self.committed.saturating_sub(self.applied))
+    }
+
     /// The newest index that this replica knows of, if none of the group's writes can have `index`. A replica that
     /// follows nobody, or has heard nothing yet, cannot tell.
     fn newest_before(&self, index: u64) -> Option<u64> {

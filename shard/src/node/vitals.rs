@@ -1,8 +1,9 @@
 //! What this node shows on its admin port.
 
 use omma_common::admin::Subject;
-use omma_common::ids::{GroupId, METADATA_GROUP};
+use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::metrics::Scrape;
+use omma_proto::internal::v1::Metadata;
 
 use super::{Node, Shard, disk};
 use crate::group::Replica;
@@ -43,12 +44,18 @@ impl Subject for Node {
         if !metadata.nodes.iter().any(|node| node.node_id == self.node_id) {
             return Some("not a member of a cluster yet".to_owned());
         }
-        self.unopened().or_else(|| self.replicas().iter().find_map(Replica::failure).map(|error| error.to_string()))
+        let replicas = self.replicas();
+        let failed = || replicas.iter().find_map(Replica::failure).map(|error| error.to_string());
+        let behind = || {
+            let (group, lag) = replicas.iter().find_map(|r| Some((r.group(), r.catching_up()?)))?;
+            Some(format!("catching up: group {group} has {lag} log entries to go"))
+        };
+        self.unopened().or_else(failed).or_else(|| successor_of(&metadata, self.node_id)).or_else(behind)
     }
 
     fn scrape(&self, out: &mut Scrape) {
         for replica in self.replicas() {
-            raft(out, &replica);
+            raft(out, &replica, self.node_id);
         }
         for Shard { replica, state } in self.shards() {
             images(out, &replica.group().to_string(), &state);
@@ -70,6 +77,16 @@ impl Subject for Node {
         let help = "1 if this node belongs to a cluster; its labels say which node it is.";
         out.gauge("omma_node_info", help, &labels, f64::from(u8::from(member)));
     }
+}
+
+/// A node that began anew has nothing until it was given the replicas of the one that it was: to stop another node before
+/// that could leave a group without a majority, or an image without a copy.
+fn successor_of(metadata: &Metadata, node_id: NodeId) -> Option<String> {
+    let address = &metadata.nodes.iter().find(|node| node.node_id == node_id)?.address;
+    let before = metadata.nodes.iter().filter(|node| node.node_id != node_id && node.address == *address);
+    let before: Vec<NodeId> = before.map(|node| node.node_id).collect();
+    let waiting = metadata.groups.iter().filter(|g| g.replicas.iter().any(|id| before.contains(id))).count();
+    (waiting > 0).then(|| format!("takes the place of a node whose data is lost: {waiting} replicas to go"))
 }
 
 /// What a node is that waits for room before it opens its stores.
@@ -115,15 +132,18 @@ impl Node {
     }
 }
 
-fn raft(out: &mut Scrape, replica: &Replica) {
+fn raft(out: &mut Scrape, replica: &Replica, node_id: NodeId) {
     let state = replica.status();
     let group = &*state.group.to_string();
     let mut gauge = |name, help, value: u64| out.gauge(name, help, &[("group", group)], value as f64);
     gauge("omma_raft_term", "Raft's term.", state.term);
     let help = "1 if this replica leads its group and heard from a majority within two election timeouts.";
     gauge("omma_raft_leader", help, u64::from(replica.leads()));
-    let help = "1 if this replica runs, 0 if its log or state failed; its process then ends.";
-    gauge("omma_raft_running", help, u64::from(replica.failure().is_none()));
+    // Those that run are held against the number of voters: learners do not count.
+    if state.voters.contains(&node_id) {
+        let help = "1 if this voter runs, 0 if its log or state failed; its process then ends.";
+        gauge("omma_raft_running", help, u64::from(replica.failure().is_none()));
+    }
     gauge("omma_raft_voters", "Voters of the group.", state.voters.len() as u64);
     gauge("omma_raft_last_log_index", "Last entry of this replica's log.", state.last_log);
     gauge("omma_raft_committed_index", "Last entry known to be committed.", state.committed);
@@ -148,5 +168,30 @@ fn images(out: &mut Scrape, group: &str, state: &ImageState) {
     if let Some(age) = stats.checkpoint_age {
         let help = "Since this process last wrote a checkpoint; absent before the first.";
         gauge("omma_checkpoint_age_seconds", help, age.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use omma_proto::internal::v1::{Group, Node as Listed};
+
+    use super::*;
+
+    #[test]
+    fn who_began_anew_is_not_ready_before_it_has_what_it_had() {
+        let node = |node_id, address: &str| Listed { node_id, address: address.to_owned(), ..Listed::default() };
+        let group = |replicas: &[NodeId]| Group { replicas: replicas.to_vec(), ..Group::default() };
+        let mut metadata = Metadata {
+            nodes: vec![node(1, "a"), node(2, "b"), node(3, "b"), node(4, "c")],
+            groups: vec![group(&[1, 2, 4]), group(&[1, 3, 4])],
+            ..Metadata::default()
+        };
+        assert!(successor_of(&metadata, 3).is_some_and(|why| why.contains("1 replicas")));
+        assert_eq!(
+            (successor_of(&metadata, 1), successor_of(&metadata, 4), successor_of(&metadata, 9)),
+            (None, None, None)
+        );
+        metadata.groups[0] = group(&[1, 3, 4]);
+        assert_eq!(successor_of(&metadata, 3), None);
     }
 }
