@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use omma_integration_tests::client::vector_image;
+use anyhow::{Context, Result, bail, ensure};
+use omma_integration_tests::client::{by_vector, ids, vector_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::folders::{binary, target_folder};
 use omma_integration_tests::ingest::{Ingest, IngestOptions};
@@ -219,13 +219,32 @@ async fn restore_elsewhere(backups: &Backups, name: &str, taken: &Value) -> Resu
     tokio::time::sleep(Duration::from_millis(250)).await;
     killed.kill()?;
     killed.wait()?;
-    let restored = backups.succeed(&target, &restore).await?;
+    let resume = ["restore", "--from", &place, "--as", "again", "--resume"];
+    let restored = backups.succeed(&target, &resume).await?;
     ensure!(restored["images"].as_u64() == Some(images));
     let other = backups.succeed(&target, &["backup", "again", "--to", &backups.place("again")?]).await?;
     ensure!(other["digest"] == taken["digest"] && other["images"] == taken["images"], "{other} {taken}");
     ensure!(other["groups"].as_array().is_some_and(|groups| groups.len() == 5), "{other}");
     ensure!(target.client()?.count("again").await? == images);
+    live_stays(backups, &target, &restore, images).await?;
     note!("{name}: restored {images} images into 5 groups on one node: digest {}", taken["digest"]);
+    Ok(())
+}
+
+/// A collection that has gone on since is not taken back to what it was, unless that is asked for.
+async fn live_stays(backups: &Backups, target: &Cluster, restore: &[&str], images: u64) -> Result<()> {
+    let client = target.client()?;
+    let vector = unit_vector(&mut generator(seed("backup_live"), 1), DIMENSION);
+    let first = client.search("again", by_vector(&vector), 2).await?;
+    let [deleted, changed] = ids(&first)[..] else { bail!("{first:?}") };
+    client.delete("again", &[deleted]).await?;
+    client.put("again", vec![vector_image(changed, vector.clone())]).await?;
+    let refused = backups.run(target, restore).await?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(1) && said.contains("--as") && said.contains("--resume"), "{said}");
+    ensure!(client.count("again").await? == images - 1, "a deleted image is back");
+    let now = client.search("again", by_vector(&vector), 1).await?;
+    ensure!(ids(&now) == [changed] && now.hits[0].score > 0.999, "a changed image is as before: {now:?}");
     Ok(())
 }
 

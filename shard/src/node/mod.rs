@@ -181,7 +181,11 @@ impl Node {
         };
         let Stores { host, store, held, metadata } = opened;
         addresses.set(identity.node_id, config.advertise.clone());
-        let metadata_replica = host.start(METADATA_GROUP, Arc::new(metadata.clone())).await?;
+        // The first that reads the logs: damage that opening the store did not meet is met here.
+        let metadata_replica = match host.start(METADATA_GROUP, Arc::new(metadata.clone())).await {
+            Ok(replica) => replica,
+            Err(error) => return Err(repair::not_started(&config.data_dir, &store, &host, error).await),
+        };
         Ok(Arc::new(Self {
             node_id: identity.node_id,
             started: Instant::now(),
