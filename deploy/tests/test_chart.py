@@ -291,6 +291,8 @@ def test_traces_and_their_way_out():
         ({"shard": {"replicas": "three"}}, "replicas"),
         ({"shard": {"persistence": {"size": "20"}}}, "size"),
         ({"telemetry": {"otlpEndpoint": "collector"}}, "otlpEndpoint"),
+        ({"monitoring": {"serviceMonitor": {"interval": "90s"}}}, "interval"),
+        ({"monitoring": {"serviceMonitor": {"interval": "2m"}}}, "interval"),
     ],
 )
 def test_nonsense_is_refused(values, says):
