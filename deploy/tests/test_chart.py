@@ -255,6 +255,19 @@ def test_dashboards_and_alerts_are_those_of_the_repository():
     assert groups and all(rule["expr"] for group in groups for rule in group["rules"])
 
 
+@pytest.mark.parametrize(("folder", "switch"), [("grafana", "dashboards"), ("prometheus", "prometheusRule")])
+@pytest.mark.parametrize("instead", ["nothing", "the link as text"])
+def test_a_copy_without_what_links_point_to_says_so(tmp_path, folder, switch, instead):
+    chart = tmp_path / "omma"
+    shutil.copytree(CHART, chart)
+    shutil.rmtree(chart / "files" / folder)
+    if instead != "nothing":
+        (chart / "files" / folder).write_text(f"../../deploy/{folder}")
+    assert render(chart=chart), "who does not ask for it needs none"
+    with pytest.raises(Refused, match=f"helm/files/{folder} is a symbolic link"):
+        render({"monitoring": {switch: {"enabled": True}}}, chart=chart)
+
+
 def test_traces_and_their_way_out():
     for thing in (coordinator(MONITORED), shard(MONITORED)):
         arguments = pod_of(thing)["spec"]["containers"][0]["args"]
