@@ -218,6 +218,11 @@ def test_disks_stay_by_default():
     assert policy == {"whenDeleted": "Retain", "whenScaled": "Retain"}
 
 
+def test_the_next_pod_waits_until_names_are_known_anew():
+    assert shard()["spec"]["minReadySeconds"] >= 30, "the usual time in caches of DNS"
+    assert shard({"shard": {"minReadySeconds": 70}})["spec"]["minReadySeconds"] == 70
+
+
 def test_a_long_start_is_not_cut_short():
     probe = pod_of(shard({"shard": {"startupSeconds": 7200}}))["spec"]["containers"][0]["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 7200
