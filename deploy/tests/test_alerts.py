@@ -42,6 +42,13 @@ def test_promtool_s_tests_know_every_alert():
         assert re.search(rf'alertname="{name}"[^}}]*}}\', value: [1-9]|alertname="{name}".*\n.*\n\s+exp_samples: \[.*value: 1', tests), name
 
 
+def test_a_scrape_a_minute_is_enough_for_every_rate():
+    windows = [w for rule in static() for w in re.findall(r"\[(\w+)(?::\w*)?\]", rule["expr"])]
+    assert len(windows) > 10
+    for window in windows:
+        assert window.endswith(("h", "d")) or int(window.removesuffix("m")) >= 5, window
+
+
 def test_every_alert_says_what_to_do():
     for rule in [*static(), *of_the_release(MONITORED)]:
         assert rule["labels"]["severity"] in ("critical", "warning"), rule["alert"]

@@ -218,6 +218,11 @@ def test_disks_stay_by_default():
     assert policy == {"whenDeleted": "Retain", "whenScaled": "Retain"}
 
 
+def test_the_next_pod_waits_until_names_are_known_anew():
+    assert shard()["spec"]["minReadySeconds"] >= 30, "the usual time in caches of DNS"
+    assert shard({"shard": {"minReadySeconds": 70}})["spec"]["minReadySeconds"] == 70
+
+
 def test_a_long_start_is_not_cut_short():
     probe = pod_of(shard({"shard": {"startupSeconds": 7200}}))["spec"]["containers"][0]["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 7200
@@ -253,6 +258,19 @@ def test_dashboards_and_alerts_are_those_of_the_repository():
     assert dashboards["data"], "no dashboard was found"
     groups = one(objects, "PrometheusRule", "omma")["spec"]["groups"]
     assert groups and all(rule["expr"] for group in groups for rule in group["rules"])
+
+
+@pytest.mark.parametrize(("folder", "switch"), [("grafana", "dashboards"), ("prometheus", "prometheusRule")])
+@pytest.mark.parametrize("instead", ["nothing", "the link as text"])
+def test_a_copy_without_what_links_point_to_says_so(tmp_path, folder, switch, instead):
+    chart = tmp_path / "omma"
+    shutil.copytree(CHART, chart)
+    shutil.rmtree(chart / "files" / folder)
+    if instead != "nothing":
+        (chart / "files" / folder).write_text(f"../../deploy/{folder}")
+    assert render(chart=chart), "who does not ask for it needs none"
+    with pytest.raises(Refused, match=f"helm/files/{folder} is a symbolic link"):
+        render({"monitoring": {switch: {"enabled": True}}}, chart=chart)
 
 
 def test_traces_and_their_way_out():
@@ -291,6 +309,8 @@ def test_traces_and_their_way_out():
         ({"shard": {"replicas": "three"}}, "replicas"),
         ({"shard": {"persistence": {"size": "20"}}}, "size"),
         ({"telemetry": {"otlpEndpoint": "collector"}}, "otlpEndpoint"),
+        ({"monitoring": {"serviceMonitor": {"interval": "90s"}}}, "interval"),
+        ({"monitoring": {"serviceMonitor": {"interval": "2m"}}}, "interval"),
     ],
 )
 def test_nonsense_is_refused(values, says):

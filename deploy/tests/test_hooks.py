@@ -131,6 +131,19 @@ def test_a_deleted_certificate_is_made_anew_by_the_same_authority(hook):
     assert after["ca.crt"] == before["ca.crt"] and after["tls.crt"] != before["tls.crt"]
 
 
+def test_other_names_are_in_the_certificate_once_its_secret_was_deleted(hook, tmp_path):
+    assert hook.run().returncode == 0
+    later = Hook(tmp_path, {"tls": {"extraNames": ["pictures.example.com"]}})
+
+    def names() -> str:
+        assert later.run().returncode == 0
+        return openssl("x509", "-noout", "-ext", "subjectAltName", text=later.files("omma-tls-public")["tls.crt"])
+
+    assert "search.example.com" in names(), "what is there stays, as docs/deployment.md says"
+    (later.secrets / "omma-tls-public").unlink()
+    assert "pictures.example.com" in names() and "search.example.com" not in names()
+
+
 def test_only_what_is_asked_for_is_made(tmp_path):
     hook = Hook(tmp_path, {"auth": {"existingSecret": "mine"}})
     assert hook.run().returncode == 0

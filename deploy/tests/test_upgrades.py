@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 from conftest import CHART, PLAIN, pod_of
-from stand_in import Kubernetes, serving
+from stand_in import Kubernetes, path_of, serving
 
 pytestmark = [
     pytest.mark.skipif(not (os.environ.get("HELM") or shutil.which("helm")), reason="helm is not there"),
@@ -82,19 +82,20 @@ class Cluster:
     def by_hand(self, ordinal: int):
         self.nodes.write_text(json.dumps(self.states() | {ordinal: "drained"}))
 
-    def helm(self, *arguments: str, fails: bool = False):
+    def helm(self, *arguments: str, fails: bool = False) -> str:
         self.ran.clear()
         command = [os.environ.get("HELM", "helm"), *arguments, "--kubeconfig", self.kubeconfig, "--namespace", "search"]
         home = {name: str(self.folder) for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "HOME")}
         done = subprocess.run(command, env=os.environ | home, capture_output=True, text=True, timeout=300)
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stderr
 
-    def to(self, shards: int, *flags: str, fails: bool = False):
+    def to(self, shards: int, *flags: str, fails: bool = False) -> str:
         """Installs or upgrades to so many shard nodes."""
         values = self.folder / "values.json"
         values.write_text(json.dumps(PLAIN | {"shard": {"replicas": shards}}))
         more = ("--install", "--disable-openapi-validation", "--values", str(values), *flags)
-        self.helm("upgrade", "omma", str(CHART), *more, fails=fails)
+        return self.helm("upgrade", "omma", str(CHART), *more, fails=fails)
 
 
 @pytest.fixture
@@ -159,3 +160,24 @@ def test_what_somebody_has_drained_by_hand_stays_so(cluster):
     cluster.by_hand(4)
     cluster.to(5)
     assert cluster.drained() == [1, 4]
+
+
+def test_larger_disks_are_refused_until_the_set_of_pods_is_made_anew(cluster):
+    def size(wanted: str, **more) -> str:
+        return cluster.to(3, "--set", f"shard.persistence.size={wanted}", **more)
+
+    def now() -> str:
+        [disk] = cluster.world.get("StatefulSet", "omma-shard", "apps/v1")["spec"]["volumeClaimTemplates"]
+        return disk["spec"]["resources"]["requests"]["storage"]
+
+    size("20Gi")
+    assert "cannot be made smaller" in size("10Gi", fails=True)
+    said = size("2Ti", fails=True)
+    assert "patch pvc data-omma-shard-0" in said and "delete statefulset omma-shard --cascade=orphan" in said
+    assert now() == "20Gi" and cluster.ran == []
+    size("20480Mi")
+    set_of_pods = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "omma-shard"}}
+    del cluster.world.objects[path_of(set_of_pods)]
+    size("2Ti")
+    assert now() == "2Ti" and cluster.drained() == []
+    size("2Ti")

@@ -6,6 +6,7 @@
 {{- include "omma.checkBudgets" . -}}
 {{- include "omma.checkSecurity" . -}}
 {{- include "omma.checkScaleDown" . -}}
+{{- include "omma.checkDisks" . -}}
 {{- end -}}
 
 {{- define "omma.checkNames" -}}
@@ -113,6 +114,23 @@
 {{- if and (eq .Values.shard.scaleDown "refuse") (gt $now $replicas) -}}
 {{- $last := include "omma.shardAddress" (dict "root" . "ordinal" (sub $now 1)) -}}
 {{- fail (printf "shard.replicas would go from %d to %d, and the pods that go hold data. First run `omma cluster drain` for each, the last one first (%s), then upgrade with --set shard.scaleDown=unsafe; or let the chart drain them with shard.scaleDown=drain." $now $replicas $last) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Kubernetes refuses another size of a StatefulSet's disks, and not before hooks have run. */}}
+{{- define "omma.checkDisks" -}}
+{{- $wanted := .Values.shard.persistence.size -}}
+{{- $name := include "omma.shard" . -}}
+{{- $set := lookup "apps/v1" "StatefulSet" .Release.Namespace $name -}}
+{{- range dig "spec" "volumeClaimTemplates" list $set -}}
+{{- $now := .spec.resources.requests.storage -}}
+{{- $mib := include "omma.mebibytes" $now | int64 -}}
+{{- if lt (include "omma.mebibytes" $wanted | int64) $mib -}}
+{{- fail (printf "shard.persistence.size would go from %v to %s, and disks cannot be made smaller. Keep it at %v." $now $wanted $now) -}}
+{{- else if gt (include "omma.mebibytes" $wanted | int64) $mib -}}
+{{- $patch := printf `{"spec":{"resources":{"requests":{"storage":"%s"}}}}` $wanted -}}
+{{- fail (printf "shard.persistence.size would go from %v to %s, and Kubernetes does not let a StatefulSet do so. First enlarge the disk of each pod: `kubectl --namespace %s patch pvc data-%s-0 --patch '%s'`, and so on. Then `kubectl --namespace %s delete statefulset %s --cascade=orphan`, which leaves pods and disks as they are, and upgrade again." $now $wanted $.Release.Namespace $name $patch $.Release.Namespace $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
