@@ -148,11 +148,14 @@ async fn search(client: &Client, consistency: Consistency, vector: &[f32]) {
     let _ = client.searches().search(request).await;
 }
 
-/// The node that leads shard group 1.
+/// The node that leads shard group 1; leaderships move back to where they belong now and then.
 async fn leader(cluster: &Cluster) -> Result<usize> {
-    let status = cluster.status().await?;
-    let group = status.groups.iter().find(|g| g.group_id == 1).context("no group 1")?;
-    cluster.node_by_id(&status, group.leader_node_id)
+    cluster
+        .wait_until("led", PATIENCE, async |cluster: &Cluster, status| {
+            let group = status.groups.iter().find(|g| g.group_id == 1).context("no group 1")?;
+            cluster.node_by_id(&status, group.leader_node_id)
+        })
+        .await
 }
 
 /// A leader hangs, is killed, and returns to find that the log has gone on without it. Returns which.

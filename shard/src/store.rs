@@ -155,7 +155,7 @@ impl Store {
             zstd_compression_level: COMPRESSION,
             ..sled::Config::default()
         };
-        let opened = metadata::prepare(path).and_then(|()| opening::open(config));
+        let opened = metadata::prepare(path).and_then(|()| opening::open(&config));
         let home = opened.and_then(|db| Home::new(path, db, flush_every));
         let home = home.map_err(|source| match StoreError::of(path, source) {
             StoreError::Io { path, source } => StoreError::Open { path, source },

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Once;
 use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
 use super::LEAF_FANOUT;
 
@@ -16,8 +17,26 @@ thread_local! {
     static LISTENER: RefCell<Option<Sender<Result<Db>>>> = const { RefCell::new(None) };
 }
 
-/// `InvalidData` if it panics.
-pub(super) fn open(config: sled::Config) -> Result<Db> {
+/// How long a store that is locked is tried again. A process that this one starts (sled starts some) has its locks, too,
+/// until it has begun to be itself; so what was closed just now may still be locked.
+const LOCKED: Duration = Duration::from_secs(1);
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// `InvalidData` if it panics, `WouldBlock` if another process has it open.
+pub(super) fn open(config: &sled::Config) -> Result<Db> {
+    let begun = Instant::now();
+    loop {
+        match open_now(config.clone()) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < LOCKED => {
+                std::thread::sleep(AGAIN)
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn open_now(config: sled::Config) -> Result<Db> {
     static LISTEN: Once = Once::new();
     LISTEN.call_once(listen);
     let (outcome, opened) = channel();
