@@ -14,7 +14,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -39,28 +38,25 @@ struct Open {
     asked: Arc<AtomicBool>,
 }
 
-/// Serves until it is dropped. Where all places are taken, the oldest connection that has asked for nothing yet gives way:
-/// whoever only holds connections must not keep probes from being answered.
+/// Serves until it is dropped. Where all places are taken, the oldest connection that has asked for nothing yet gives way, or
+/// else the oldest: whoever only holds connections must not keep probes from being answered.
 pub(super) async fn serve(listener: TcpListener, vitals: Vec<Vitals>) {
-    let (vitals, places) = (Arc::new(vitals), Arc::new(Semaphore::new(CONNECTIONS)));
-    let mut open: VecDeque<Open> = VecDeque::new();
+    let (vitals, mut open) = (Arc::new(vitals), VecDeque::<Open>::new());
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 open.retain(|connection| !connection.task.is_finished());
-                if open.len() >= CONNECTIONS
-                    && let Some(at) = open.iter().position(|connection| !connection.asked.load(Ordering::Relaxed))
-                    && let Some(silent) = open.remove(at)
-                {
-                    silent.task.abort();
+                if open.len() >= CONNECTIONS {
+                    let silent = open.iter().position(|connection| !connection.asked.load(Ordering::Relaxed));
+                    if let Some(oldest) = open.remove(silent.unwrap_or(0)) {
+                        oldest.task.abort();
+                    }
                 }
-                let Ok(place) = places.clone().acquire_owned().await else { return };
                 let (vitals, asked) = (vitals.clone(), Arc::new(AtomicBool::new(false)));
                 let answered = answer(stream, vitals, asked.clone());
                 let task = tokio::spawn(async move {
                     // A client that is too slow is cut off; it has nothing to lose.
                     let _ = tokio::time::timeout(CONNECTION_PATIENCE, answered).await;
-                    drop(place);
                 });
                 open.push_back(Open { task: task.abort_handle(), asked });
             }

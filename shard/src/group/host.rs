@@ -129,7 +129,7 @@ impl GroupHost {
         let raft = super::types::Raft::new(self.node, Arc::new(config), network, log.clone(), machine);
         let raft = raft.await.map_err(|e| fatal(e.to_string()))?;
         let quiet = if promised { Quiet::after_restart(&raft, &log, self.node, &self.timings) } else { Quiet::over() };
-        tokio::spawn(purging::run(raft.clone(), sending, self.timings.clone()));
+        tokio::spawn(purging::run(raft.clone(), sending, self.timings.clone(), self.room.clone()));
         Ok(Replica::new(group, raft, log, state, self.peers.clone(), &self.timings, quiet))
     }
 

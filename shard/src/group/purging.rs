@@ -2,16 +2,19 @@
 //! and more while a follower takes a snapshot.
 //!
 //! A snapshot leads up to the index at which its sending began. Were the log behind that index gone when it has arrived,
-//! all of it would have to be sent again, and so on for as long as enough is written.
+//! all of it would have to be sent again, and so on for as long as enough is written. Where room on the disk gets scarce, that
+//! has to be borne: writes matter more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use omma_proto::internal::v1::DiskRoom;
 use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 
 use super::timings::RaftTimings;
 use super::types::Raft;
+use crate::room::Room;
 
 /// How much more of the log is kept for a follower that takes a snapshot, as a multiple of what is kept anyway.
 const HELD: u64 = 100;
@@ -61,8 +64,16 @@ fn due(flushed: Option<u64>, purged: Option<u64>, keep: u64, batch: u64) -> Opti
     (upto >= purged.map_or(0, |purged| purged + 1) + batch).then_some(upto)
 }
 
+/// Entries that are kept now.
+fn kept(sending: &Sending, timings: &RaftTimings, room: &Room) -> u64 {
+    match sending.lasts(Instant::now()) && room.look() == DiskRoom::Ample {
+        true => timings.keep_logs.saturating_mul(HELD),
+        false => timings.keep_logs,
+    }
+}
+
 /// Lets the log of `raft` go as it is due, for as long as the replica is there.
-pub(super) async fn run(raft: Raft, sending: Sending, timings: RaftTimings) {
+pub(super) async fn run(raft: Raft, sending: Sending, timings: RaftTimings, room: Room) {
     let mut metrics = raft.metrics();
     let batch = (timings.snapshot_every / 8).max(1);
     loop {
@@ -70,8 +81,7 @@ pub(super) async fn run(raft: Raft, sending: Sending, timings: RaftTimings) {
             let now = metrics.borrow_watched();
             (now.snapshot.as_ref().map(|id| id.index), now.purged.as_ref().map(|id| id.index))
         };
-        let keep =
-            if sending.lasts(Instant::now()) { timings.keep_logs.saturating_mul(HELD) } else { timings.keep_logs };
+        let keep = kept(&sending, &timings, &room);
         let ended = match due(flushed, purged, keep, batch) {
             Some(upto) => raft.trigger().purge_log(upto).await.is_err(),
             None => false,
@@ -97,6 +107,16 @@ mod tests {
         assert_eq!(due(Some(15), Some(5), 10, 5), None);
         assert_eq!(due(Some(30), Some(5), 10, 5), Some(20));
         assert_eq!(due(Some(30), Some(5), 1000, 5), None, "held");
+    }
+
+    #[test]
+    fn more_is_kept_only_while_a_snapshot_is_sent_and_there_is_room() {
+        let (sending, timings) = (Sending::default(), RaftTimings { keep_logs: 7, ..RaftTimings::default() });
+        let room = |free| Room::measured(1_000, move || Ok(free));
+        assert_eq!(kept(&sending, &timings, &room(9_000)), 7);
+        let _sent = sending.begin();
+        assert_eq!(kept(&sending, &timings, &room(9_000)), 7 * HELD);
+        assert_eq!(kept(&sending, &timings, &room(1_100)), 7, "new images would soon be refused");
     }
 
     #[test]
