@@ -12,6 +12,7 @@ use futures::Stream;
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
+use omma_common::log_limit::{Line, LogLimit};
 use omma_common::telemetry;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
@@ -212,7 +213,7 @@ impl Ingest {
 
     fn audit(&self, outcome: &str) {
         let (caller, address, collection) = (&self.caller, self.address, self.collection.as_str());
-        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome, skipped: 0 });
+        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome });
     }
 
     /// A stream may live for days, its caller's credentials not so long.
@@ -260,9 +261,12 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        static ENDED: LogLimit = LogLimit::new();
         let millis = self.begun.elapsed().as_secs_f64() * 1e3;
         let (answered, unanswered) = (self.answered, self.writes.len());
-        self.span.in_scope(|| tracing::info!(millis, answered, unanswered, "ingest stream ended"));
+        if let Some(Line { skipped }) = ENDED.line() {
+            self.span.in_scope(|| tracing::info!(millis, answered, unanswered, skipped, "ingest stream ended"));
+        }
         self.audit(self.outcome);
     }
 }
