@@ -13,6 +13,7 @@ use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
 use omma_common::log_limit::{Line, LogLimit};
+use omma_common::serve::ConnectInfo;
 use omma_common::telemetry;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
@@ -45,6 +46,8 @@ struct Ingest {
     collection: String,
     /// The whole stream's, if the client set one.
     deadline: Option<Deadline>,
+    /// The end of the connection's life.
+    retired: Pin<Box<dyn Future<Output = ()> + Send>>,
     writes: JoinSet<pb::IngestImagesResponse>,
     /// What each task writes.
     taken: HashMap<Id, Taken>,
@@ -86,9 +89,14 @@ pub(crate) fn open(
     let credential = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).and_then(credential);
     let credential = credential.map(str::to_owned);
     let place = coordinator.admit()?;
+    let retired: Pin<Box<dyn Future<Output = ()> + Send>> = match request.extensions().get::<ConnectInfo>() {
+        Some(info) => Box::pin(info.retired()),
+        None => Box::pin(std::future::pending()),
+    };
     let ingest = Ingest {
         coordinator,
         deadline: stream_deadline(request.metadata()),
+        retired,
         inbound: request.into_inner(),
         end: None,
         collection: String::new(),
@@ -148,6 +156,10 @@ impl Ingest {
                 }
                 () = self.coordinator.shutdown.clone().begun(), if self.end.is_none() => {
                     self.end = Some(Err(ApiError::new(Reason::ShuttingDown, "this coordinator is shutting down")));
+                }
+                () = &mut self.retired, if self.end.is_none() => {
+                    let text = "this connection is as old as one may be: go on over another";
+                    self.end = Some(Err(ApiError::new(Reason::ShuttingDown, text)));
                 }
                 message = self.inbound.message(), if reading => {
                     self.active = Instant::now();

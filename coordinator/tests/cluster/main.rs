@@ -4,6 +4,7 @@
 
 mod clients;
 mod collections;
+mod connections;
 mod failures;
 mod images;
 mod ingest;
