@@ -41,11 +41,8 @@ fn refusals(outcome: &str) -> Option<&'static LogLimit> {
     static UNKNOWN: LogLimit = LogLimit::new();
     static DENIED: LogLimit = LogLimit::new();
     static TOO_MANY: LogLimit = LogLimit::new();
-    let kinds = [
-        (Reason::Unauthenticated, &UNKNOWN),
-        (Reason::PermissionDenied, &DENIED),
-        (Reason::RateLimited, &TOO_MANY),
-    ];
+    let kinds =
+        [(Reason::Unauthenticated, &UNKNOWN), (Reason::PermissionDenied, &DENIED), (Reason::RateLimited, &TOO_MANY)];
     kinds.into_iter().find(|(reason, _)| reason.name() == outcome).map(|(_, limit)| limit)
 }
 
