@@ -193,7 +193,8 @@ async fn refusals_are_told_and_bounded(searches: &mut SearchServiceClient<Channe
     let lines = take();
     for outcome in ["PERMISSION_DENIED", "RATE_LIMITED"] {
         let told = |line: &&Line| {
-            line["outcome"] == outcome && (&*line["rpc"], &*line["who"], &*line["level"]) == ("Search", "key:ann", "INFO")
+            line["outcome"] == outcome
+                && (&*line["rpc"], &*line["who"], &*line["level"]) == ("Search", "key:ann", "INFO")
         };
         let told = lines.iter().filter(told).count();
         assert!((10..=most).contains(&told), "{told} lines of {outcome} where {most} may be");
