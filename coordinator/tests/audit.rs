@@ -189,7 +189,7 @@ async fn refusals_are_told_and_bounded(searches: &mut SearchServiceClient<Channe
         let search = pb::SearchRequest { collection: "elsewhere".into(), ..Default::default() };
         searches.search(as_caller(search, Some(header))).await.unwrap_err();
     }
-    let most = 21 + 20 * begun.elapsed().as_secs() as usize;
+    let most = 21 + (20.0 * begun.elapsed().as_secs_f64()) as usize;
     let lines = take();
     for outcome in ["PERMISSION_DENIED", "RATE_LIMITED"] {
         let told = |line: &&Line| {
