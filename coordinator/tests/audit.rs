@@ -178,6 +178,10 @@ async fn each_deed_is_one_line_without_its_content() {
         lines(2).await,
         ["INFO key:ann IngestImages here OK", "INFO key:ann IngestImages elsewhere PERMISSION_DENIED"]
     );
+    let to_and_fro: Vec<_> = ["here", "there"].into_iter().cycle().take(100).collect();
+    assert_eq!(ingest(&channel, &header, &to_and_fro).await, None);
+    let told = ["here", "there", "there"].map(|name| format!("INFO key:ann IngestImages {name} OK"));
+    assert_eq!(lines(3).await, told);
     refusals_are_told_and_bounded(&mut searches, &header).await;
     let _ = std::fs::remove_file(file);
 }

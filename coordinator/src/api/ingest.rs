@@ -2,7 +2,7 @@
 //! unanswered at once, so that a client is read only as fast as the cluster stores. Images of one id are written in the
 //! order in which they came: the last one stays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ struct Ingest {
     end: Option<Result<(), ApiError>>,
     /// The collection's name, once known.
     collection: String,
+    /// Collections of which the audit log has a line: one who turns to and fro gets no more. There are not many.
+    told: BTreeSet<String>,
     /// The whole stream's, if the client set one.
     deadline: Option<Deadline>,
     /// The end of the connection's life.
@@ -100,6 +102,7 @@ pub(crate) fn open(
         inbound: request.into_inner(),
         end: None,
         collection: String::new(),
+        told: BTreeSet::new(),
         writes: JoinSet::new(),
         taken: HashMap::new(),
         newest: HashMap::new(),
@@ -214,7 +217,7 @@ impl Ingest {
 
     /// Another collection's images come from here on.
     fn turn_to(&mut self, collection: &str) -> Result<(), ApiError> {
-        if !self.collection.is_empty() {
+        if !self.collection.is_empty() && self.told.insert(self.collection.clone()) {
             self.audit("OK");
         }
         // Before the check: the log is to say what was denied.
