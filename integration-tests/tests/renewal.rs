@@ -9,12 +9,14 @@ use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use omma_client::{IngestOptions, Omma, SearchOptions, image_from_embedding, query};
 use omma_common::tls::PeerKind;
-use omma_integration_tests::client::vector_image;
+use omma_integration_tests::client::{Client, picture_image, vector_image};
 use omma_integration_tests::cluster::{Cluster, ClusterOptions};
 use omma_integration_tests::note;
+use omma_integration_tests::pictures::{draw, png};
 use omma_integration_tests::secured::Secured;
 use omma_proto::internal::v1::GetMetadataRequest;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
+use omma_proto::v1::query::Target;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -78,6 +80,36 @@ async fn exchange(secured: &Secured) -> Result<()> {
     tokio::time::sleep(SEEN).await;
     secured.believe(false, &new)?;
     tokio::time::sleep(SEEN).await;
+    Ok(())
+}
+
+/// Puts and searches by picture, until then: how many. None is tried twice by the client.
+async fn calls(client: Client, worker: usize, until: Instant) -> Result<usize> {
+    let (picture, mut done) = (png(&draw(1, 64, 64))?, 0);
+    while Instant::now() < until {
+        let id = format!("{worker}-{done}");
+        let put = client.put("c", vec![picture_image(&id, picture.clone())]).await;
+        let put = put.with_context(|| format!("the put of {id} failed"))?;
+        ensure!(put.results.iter().all(|r| r.error.as_ref().is_none_or(|e| e.code == 0)), "{put:?}");
+        let found = client.search("c", Target::Picture(picture.clone()), 1).await.context("a search failed")?;
+        ensure!(!found.hits.is_empty(), "{found:?}");
+        done += 1;
+    }
+    Ok(done)
+}
+
+/// There is one node alone, so that no call can go elsewhere, and some are always under way when a connection ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_s_connections_grow_old_without_a_failed_call() -> Result<()> {
+    let options = ClusterOptions::single("renewal_calls").secured().shard_flags(&["--max-connection-age-seconds", "1"]);
+    let cluster = Cluster::start(options).await?;
+    let client = cluster.client()?;
+    client.create("c", None).await?;
+    client.store("c", vec![picture_image("a", png(&draw(1, 64, 64))?)], PATIENCE).await?;
+    let until = Instant::now() + Duration::from_secs(8);
+    let workers = (0..6).map(|worker| calls(client.clone(), worker, until));
+    let done: usize = futures::future::try_join_all(workers).await?.into_iter().sum();
+    note!("{done} puts and {done} searches over connections of a second");
     Ok(())
 }
 
