@@ -376,7 +376,8 @@ fn refused(error: impl std::fmt::Display) -> IndexError {
     IndexError::Engine(error.to_string())
 }
 
-/// Runs `work` over `items` in up to `threads` parts at once; a few items are not worth a thread.
+/// Runs `work` over `items` in up to `threads` parts at once, one of them on this thread; a few items are not worth
+/// another.
 fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     threads: usize,
@@ -384,15 +385,14 @@ fn in_parallel<T: Sync, R: Send>(
 ) -> Result<Vec<R>, IndexError> {
     const WORTH_A_THREAD: usize = 4;
     let part = items.len().div_ceil(threads.max(1)).max(WORTH_A_THREAD);
-    if items.len() <= part {
-        return work(items).map(|done| vec![done]);
-    }
+    let (mine, others) = items.split_at(part.min(items.len()));
     std::thread::scope(|scope| {
         let work = &work;
-        let running: Vec<_> = items.chunks(part).map(|part| scope.spawn(move || work(part))).collect();
+        let running: Vec<_> = others.chunks(part).map(|part| scope.spawn(move || work(part))).collect();
+        let mine = work(mine);
         let joined = running
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| Err(IndexError::Engine("a worker thread panicked".into()))));
-        joined.collect()
+        std::iter::once(mine).chain(joined).collect()
     })
 }
