@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use omma_common::error::{Reason, metadata_of, reason_of};
 use omma_integration_tests::client::{Client, channel, picture_image, vector_image};
 use omma_integration_tests::cluster::Cluster;
 use omma_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -100,8 +101,59 @@ pub(crate) async fn halves(cluster: &Cluster) -> Result<String> {
         answer.headers().get("grpc-status").map(|code| code.to_str().unwrap_or("?").to_owned())
     };
     let refused = answers.iter().flatten().filter(|answer| code(answer).as_deref() == Some("8")).count();
-    ensure!(refused >= 20 - ARRIVING / 8, "{refused} refused, {answers:?}");
-    Ok(format!("{refused} refused with `RESOURCE_EXHAUSTED`, to keep to {ARRIVING} MiB"))
+    // Of one client, which gets half.
+    ensure!(refused >= 20 - ARRIVING / 2 / 8, "{refused} refused, {answers:?}");
+    Ok(format!("{refused} refused with `RESOURCE_EXHAUSTED`, to keep to {} MiB", ARRIVING / 2))
+}
+
+/// All at once, each whole after a moment, of one client.
+pub(crate) async fn whole(client: &Client) -> Result<String> {
+    let puts = (0..40).map(|n| {
+        let image = picture_image(&format!("w{n}"), vec![7; 15 << 20].into());
+        async move { client.put(COLLECTION, vec![image]).await }
+    });
+    let (mut answered, mut refused) = (0, 0);
+    for put in futures::future::join_all(puts).await {
+        match put {
+            // It is no picture.
+            Ok(answer) => answered += answer.results.len(),
+            Err(status) => {
+                let limit = metadata_of(&status, "limit_name");
+                ensure!(limit.as_deref() == Some("max-arriving-mib"), "{status:?}");
+                refused += 1;
+            }
+        }
+    }
+    ensure!(answered + refused == 40 && refused > 0 && answered > 0, "{answered} answered, {refused} refused");
+    Ok(format!("{refused} refused with `RESOURCE_EXHAUSTED`, as one client's share of {ARRIVING} MiB"))
+}
+
+/// As large as a message may be, of the smallest parts: four of each at once.
+pub(crate) async fn tiny_parts(client: &Client) -> Result<String> {
+    // Field 2 of InCondition, 2 of Filter, 6 of Query, 2 of SearchRequest; an empty part of field 2.
+    let (search, batch, put) =
+        ("/omma.v1.SearchService/Search", "/omma.v1.SearchService/BatchSearch", "/omma.v1.ImageService/PutImages");
+    for (path, within) in [(batch, &[][..]), (search, &[0x12, 0x32, 0x12]), (put, &[])] {
+        let mut message = [0x12, 0].repeat(15 << 20);
+        for key in within {
+            let mut head = vec![*key];
+            prost::encoding::encode_varint(message.len() as u64, &mut head);
+            message = [head, message].concat();
+        }
+        let calls = (0..4).map(|_| {
+            let (mut grpc, message) = (tonic::client::Grpc::new(client.channel()), message.clone());
+            async move {
+                grpc.ready().await?;
+                let path = http::uri::PathAndQuery::from_static(path);
+                Ok::<_, anyhow::Error>(grpc.unary(Request::new(message), path, Raw).await.err().context("taken")?)
+            }
+        });
+        for status in futures::future::try_join_all(calls).await? {
+            ensure!(reason_of(&status) == Some(Reason::MessageTooLarge), "{path}: {status:?}");
+            ensure!(metadata_of(&status, "limit_name").as_deref() == Some("decoded-message-bytes"), "{status:?}");
+        }
+    }
+    Ok("`RESOURCE_EXHAUSTED`, `MESSAGE_TOO_LARGE`, before they are decoded".into())
 }
 
 pub(crate) async fn huge_headers(client: &Client) -> Result<String> {
