@@ -116,15 +116,21 @@ impl State {
 
     /// Whoever's turn it is, out of its line.
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
-        let client = self.order.pop_front()?;
-        let line = self.lines.get_mut(&client)?;
-        let next = line.pop_front();
-        match line.is_empty() {
-            true => drop(self.lines.remove(&client)),
-            false => self.order.push_back(client),
+        loop {
+            let client = self.order.pop_front()?;
+            let line = self.lines.get_mut(&client)?;
+            let before = line.len();
+            // Whoever stopped waiting does not take its line's turn with it.
+            let next = std::iter::from_fn(|| line.pop_front()).find(|entry| !entry.is_closed());
+            self.entries -= before - line.len();
+            match line.is_empty() {
+                true => drop(self.lines.remove(&client)),
+                false => self.order.push_back(client),
+            }
+            if next.is_some() {
+                return next;
+            }
         }
-        self.entries -= 1;
-        next
     }
 }
 

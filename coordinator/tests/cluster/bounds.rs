@@ -156,8 +156,9 @@ async fn streams_of_one_client_leave_places_to_others() {
     clients.create("c").await;
     let mut open = vec![];
     let refusal = loop {
-        match clients.images.ingest_images(tokio_stream::pending()).await {
-            Ok(stream) => open.push(stream.into_inner()),
+        let (requests, silent) = mpsc::channel(1);
+        match clients.images.ingest_images(ReceiverStream::new(silent)).await {
+            Ok(stream) => open.push((requests, stream.into_inner())),
             Err(refusal) => break refusal,
         }
     };

@@ -231,9 +231,9 @@ fn the_largest_honest_messages_are_taken() {
 }
 
 fn weighed(path: &str, message: &[u8], step: usize) -> Option<usize> {
-    let shapes = Shapes::of(omma_proto::DESCRIPTORS);
-    let mut weigh = Weigh::new(shapes.call(path).unwrap(), message.len() as u64);
-    message.chunks(step.max(1)).map(|piece| weigh.add(&shapes, piece).ok()).sum()
+    static SHAPES: LazyLock<Shapes> = LazyLock::new(|| Shapes::of(omma_proto::DESCRIPTORS));
+    let mut weigh = Weigh::new(SHAPES.call(path).unwrap(), message.len() as u64);
+    message.chunks(step.max(1)).map(|piece| weigh.add(&SHAPES, piece).ok()).sum()
 }
 
 /// Keys of a few fields and lengths that fit now and then, so that some of it is a message.
