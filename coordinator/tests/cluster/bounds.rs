@@ -168,3 +168,28 @@ async fn streams_of_one_client_leave_places_to_others() {
     drop(open);
     until("their places are free", async || clients.find(direction([1.0; 4]), |_| {}).await.is_ok()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_search_does_not_wait_for_the_many_of_another_client() {
+    let cluster = Cluster::start_with(|config| config.limits.calls_per_node = 1).await;
+    let mut clients = Clients::of(&cluster);
+    clients.create("c").await;
+    let mut other = another(&cluster);
+    other.find(direction([1.0; 4]), |_| {}).await.unwrap();
+    for script in &cluster.scripts {
+        *script.delay.lock() = Duration::from_millis(30);
+    }
+    let begun = Instant::now();
+    let flood = (0..30).map(|_| {
+        let mut clients = Clients::over(clients.channel.clone());
+        async move { clients.find(direction([1.0; 4]), |_| {}).await }
+    });
+    let flood = tokio::spawn(futures::future::join_all(flood.collect::<Vec<_>>()));
+    until("the flood has begun", async || cluster.script(1).searches.load(Ordering::SeqCst) > 1).await;
+    let asked = Instant::now();
+    other.find(direction([1.0; 4]), |_| {}).await.unwrap();
+    let waited = asked.elapsed();
+    flood.await.unwrap();
+    let (all, most) = (begun.elapsed(), Duration::from_millis(400));
+    assert!(waited < most && all > 2 * waited, "it waited {waited:?} beside searches that took {all:?}");
+}
