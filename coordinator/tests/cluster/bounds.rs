@@ -9,6 +9,7 @@ use omma_common::error::{Reason, metadata_of, reason_of};
 use omma_common::limits::MAX_DECODED_BYTES;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -192,4 +193,32 @@ async fn one_search_does_not_wait_for_the_many_of_another_client() {
     flood.await.unwrap();
     let (all, most) = (begun.elapsed(), Duration::from_millis(400));
     assert!(waited < most && all > 2 * waited, "it waited {waited:?} beside searches that took {all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_not_read_count_as_their_clients() {
+    let cluster = Cluster::start_with(|config| config.limits.arriving_bytes = 4 << 20).await;
+    let mut clients = Clients::of(&cluster);
+    clients.create("c").await;
+    let mut image = vector("a", [1.0; 4]);
+    let text = pb::attribute_value::Kind::StringValue("x".repeat(3000));
+    image.attributes.insert("text".into(), pb::AttributeValue { kind: Some(text) });
+    clients.put(vec![image]).await.unwrap();
+    // 3 MB, of which the window takes a little.
+    let ids = vec!["a".to_owned(); 1000];
+    let request = pb::BatchGetImagesRequest { collection: "c".into(), ids, ..Default::default() }.encode_to_vec();
+    let narrow = Endpoint::from_shared(cluster.address.clone()).unwrap().initial_stream_window_size(1 << 10);
+    let mut grpc = tonic::client::Grpc::new(narrow.connect_lazy());
+    let mut get = async || {
+        grpc.ready().await.unwrap();
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/omma.v1.ImageService/BatchGetImages");
+        grpc.server_streaming(Request::new(request.clone()), path, Raw).await.map(tonic::Response::into_inner)
+    };
+    let mut unread = get().await.unwrap();
+    let refusal = get().await.unwrap_err();
+    assert_eq!(reason_of(&refusal), Some(Reason::Overloaded), "{refusal:?}");
+    assert_eq!(metadata_of(&refusal, "limit_name").as_deref(), Some("max-arriving-mib"));
+    another(&cluster).find(direction([1.0; 4]), |_| {}).await.unwrap();
+    assert!(unread.message().await.unwrap().is_some_and(|bytes| bytes > 3_000_000));
+    until("it was sent", async || get().await.is_ok()).await;
 }

@@ -236,6 +236,26 @@ fn weighed(path: &str, message: &[u8], step: usize) -> Option<usize> {
     message.chunks(step.max(1)).map(|piece| weigh.add(&SHAPES, piece).ok()).sum()
 }
 
+/// What messages of empty parts are taken for, beside what they take.
+#[test]
+fn empty_parts_weigh_what_they_take_or_a_little_more() {
+    let parts = |key: u8| [key, 0].repeat(100_000);
+    let batch = pb::BatchSearchRequest::decode(&parts(0x12)[..]).unwrap();
+    let put = pb::PutImagesRequest::decode(&parts(0x12)[..]).unwrap();
+    let delete = pb::DeleteImagesRequest::decode(&parts(0x12)[..]).unwrap();
+    let tokens = pb::BatchSearchRequest::decode(&parts(0x22)[..]).unwrap();
+    for (path, key, real) in [
+        (BATCH, 0x12, batch.queries.capacity() * size_of::<pb::Query>()),
+        (PUT, 0x12, put.images.capacity() * size_of::<pb::NewImage>()),
+        ("/omma.v1.ImageService/DeleteImages", 0x12, delete.ids.capacity() * size_of::<String>()),
+        (BATCH, 0x22, tokens.session_tokens.capacity() * size_of::<pb::SessionToken>()),
+    ] {
+        let weight = weighed(path, &parts(key), usize::MAX).unwrap();
+        assert!((real..4 * real).contains(&weight), "{weight} for {real}");
+        assert!(real > 10 * parts(key).len(), "{real}");
+    }
+}
+
 /// Keys of a few fields and lengths that fit now and then, so that some of it is a message.
 fn near_messages() -> impl Strategy<Value = Vec<u8>> {
     let key = prop::sample::select(vec![0x0A_u8, 0x12, 0x1A, 0x22, 0x2A, 0x32, 0x20, 0x18, 0x0D, 0x11]);
