@@ -55,8 +55,9 @@ pub struct ShardArgs {
     /// Log entries that stay for replicas that lag; one that lags more gets a snapshot.
     #[arg(long, default_value_t = 5_000, value_name = "ENTRIES")]
     pub keep_logs: u64,
-    /// Numbers in the HNSW graph: f32, f16, bf16 or i8. Hits are always ranked by f32.
-    #[arg(long, default_value = "f16")]
+    /// Numbers in the HNSW graph: f32, f16, bf16 or i8. Hits are always ranked by f32. Graphs that were kept in another
+    /// precision are built anew.
+    #[arg(long, default_value = "i8")]
     pub graph_storage: Storage,
     /// Candidates that a search of an HNSW graph keeps (its ef): more find more, and take longer. A query for more hits
     /// keeps as many as those.

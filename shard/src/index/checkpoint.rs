@@ -94,7 +94,7 @@ mod tests {
         let eights = IndexConfig { storage: Storage::I8, ..two() };
         let bytes = write(&eights, &[], b"graph");
         assert_eq!(read(&bytes, &eights).unwrap().graph, b"graph");
-        let before = write(&two(), &[], b"graph");
+        let before = write(&IndexConfig { storage: Storage::F16, ..two() }, &[], b"graph");
         assert_eq!(read(&before, &eights), Err(IndexError::Checkpoint("another version".into())));
     }
 

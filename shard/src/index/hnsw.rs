@@ -128,7 +128,8 @@ impl Hnsw {
             let mut lost = Vec::new();
             for &(key, embedding) in part {
                 let hits = self.search(embedding, LOOK_AT, None)?;
-                let own = super::dot(embedding, embedding);
+                // As the graph has it: rounding makes some a little longer than others.
+                let own = self.eights.map_or_else(|| super::dot(embedding, embedding), |eights| eights.own(embedding));
                 let drowns = hits.len() == LOOK_AT && hits.last().is_some_and(|worst| worst.score >= own - EQUAL);
                 if !drowns && !hits.iter().any(|hit| hit.key == key) {
                     lost.push((key, embedding));
@@ -375,7 +376,8 @@ fn refused(error: impl std::fmt::Display) -> IndexError {
     IndexError::Engine(error.to_string())
 }
 
-/// Runs `work` over `items` in up to `threads` parts at once; a few items are not worth a thread.
+/// Runs `work` over `items` in up to `threads` parts at once, one of them on this thread; a few items are not worth
+/// another.
 fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     threads: usize,
@@ -383,15 +385,14 @@ fn in_parallel<T: Sync, R: Send>(
 ) -> Result<Vec<R>, IndexError> {
     const WORTH_A_THREAD: usize = 4;
     let part = items.len().div_ceil(threads.max(1)).max(WORTH_A_THREAD);
-    if items.len() <= part {
-        return work(items).map(|done| vec![done]);
-    }
+    let (mine, others) = items.split_at(part.min(items.len()));
     std::thread::scope(|scope| {
         let work = &work;
-        let running: Vec<_> = items.chunks(part).map(|part| scope.spawn(move || work(part))).collect();
+        let running: Vec<_> = others.chunks(part).map(|part| scope.spawn(move || work(part))).collect();
+        let mine = work(mine);
         let joined = running
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| Err(IndexError::Engine("a worker thread panicked".into()))));
-        joined.collect()
+        std::iter::once(mine).chain(joined).collect()
     })
 }

@@ -147,7 +147,7 @@ impl LiveIndex {
         if k == 0 {
             return Ok(Vec::new());
         }
-        let wanted = k.saturating_add(self.config.storage.spare(k));
+        let wanted = k.saturating_add(self.config.storage.spare(k, self.config.expansion_search));
         let mut looks = 0;
         loop {
             looks += 1;

@@ -44,32 +44,37 @@ pub use live::{Export, IndexStats, LiveIndex};
 pub enum Storage {
     /// 4 bytes, exact.
     F32,
-    /// 2 bytes, 11 bits of precision: for unit vectors as good as exact, and the fastest.
-    #[default]
+    /// 2 bytes, 11 bits of precision: for unit vectors nearly as good as exact.
     F16,
     /// 2 bytes, 8 bits of precision.
     Bf16,
-    /// 1 byte: smallest and least precise.
+    /// 1 byte. A search waits for memory most of the time, so that this is the fastest, too; ranked again by the exact
+    /// embeddings it finds nearly what [`Storage::F16`] does (`docs/performance.md`).
+    #[default]
     I8,
 }
 
 impl Storage {
-    /// More candidates than the `k` hits that are wanted, so that the best are among them whatever the order is.
-    fn spare(self, k: usize) -> usize {
+    /// More candidates than the `k` hits that are wanted, so that the best are among them whatever the order is, of a
+    /// search that keeps `expansion_search` anyway.
+    fn spare(self, k: usize, expansion_search: usize) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => (k / 4).clamp(8, 64),
-            Self::I8 => k.clamp(16, 128),
+            // What differs by less than rounding takes away is in no order at all. Of those that cannot be among the
+            // best nothing is read, so that many cost little.
+            Self::I8 => expansion_search.saturating_sub(k).max(k).clamp(16, 128),
         }
     }
 
     /// The most by which a score out of the graph differs from the exact one, for unit vectors of so many numbers: both
-    /// of a product's factors are rounded, and so is each step of the sum. No bound in eight bits, which are cut off.
+    /// of a product's factors are rounded, and so is each step of the sum. Proven, but in eight bits: see
+    /// [`eights::error`].
     fn error(self, dimension: usize) -> f32 {
         let rounded = match self {
             Self::F32 => 0.0,
             Self::F16 => 2.0 / 2048.0,
             Self::Bf16 => 2.0 / 256.0,
-            Self::I8 => return f32::INFINITY,
+            Self::I8 => eights::error(dimension),
         };
         rounded + dimension as f32 * f32::EPSILON
     }

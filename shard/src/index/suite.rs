@@ -97,7 +97,8 @@ fn the_graph_finds_what_exact_search_finds() {
     let mut rng = SmallRng::seed_from_u64(11);
     let vectors = clustered(&mut rng, 3100, 64, 40);
     let (base, queries) = vectors.split_at(3000);
-    let (graph, exact) = (Hnsw::new(IndexConfig::new(64)).unwrap(), Exact::new(64));
+    let config = IndexConfig { storage: Storage::F16, ..IndexConfig::new(64) };
+    let (graph, exact) = (Hnsw::new(config).unwrap(), Exact::new(64));
     graph.add(&keyed(base)).unwrap();
     exact.add(&keyed(base)).unwrap();
     let recall = recall(&graph, &exact, queries, 10);
@@ -106,9 +107,8 @@ fn the_graph_finds_what_exact_search_finds() {
 
 #[test]
 fn scores_are_within_their_error() {
-    for (storage, dimension) in
-        [(Storage::F32, 24), (Storage::F32, 1024), (Storage::F16, 24), (Storage::F16, 1024), (Storage::Bf16, 300)]
-    {
+    use Storage::{Bf16, F16, F32, I8};
+    for (storage, dimension) in [F32, F16, Bf16, I8].into_iter().flat_map(|storage| [(storage, 300), (storage, 1024)]) {
         let vectors = clustered(&mut SmallRng::seed_from_u64(13), 400, dimension, 5);
         let (base, queries) = vectors.split_at(380);
         let graph = Hnsw::new(IndexConfig { storage, ..IndexConfig::new(dimension) }).unwrap();
@@ -123,29 +123,82 @@ fn scores_are_within_their_error() {
     }
 }
 
-/// Eight bits a number, and ranked again by the exact embeddings as a replica does.
+/// How many of the ten best are among the candidates that a replica ranks by their exact embeddings.
+fn candidates_recall(index: &LiveIndex, base: &[Vec<f32>], queries: &[Vec<f32>]) -> f64 {
+    let exact = Exact::new(base[0].len());
+    exact.add(&keyed(base)).unwrap();
+    let mut found = 0;
+    for query in queries {
+        let candidates = index.search(query, 10).unwrap();
+        // What the graph lost is kept beside it, exactly.
+        assert!(candidates.iter().any(|hit| hit.error > 0.0));
+        let wanted = exact.search(query, 10, None).unwrap();
+        found += wanted.iter().filter(|want| candidates.iter().any(|hit| hit.key == want.key)).count();
+    }
+    found as f64 / (queries.len() * 10) as f64
+}
+
+fn in_eight_bits(base: &[Vec<f32>]) -> LiveIndex {
+    let index = LiveIndex::new(IndexConfig { storage: Storage::I8, ..IndexConfig::new(base[0].len()) }).unwrap();
+    keyed(base).into_iter().for_each(|(key, v)| index.insert(key, v));
+    while index.drain(500).unwrap() > 0 {}
+    index
+}
+
+fn of_unit_length(mut vector: Vec<f32>) -> Vec<f32> {
+    let length = dot(&vector, &vector).sqrt();
+    vector.iter_mut().for_each(|x| *x /= length);
+    vector
+}
+
 #[test]
 fn eight_bits_find_what_exact_search_finds() {
-    let mut rng = SmallRng::seed_from_u64(12);
-    let vectors = clustered(&mut rng, 3100, 256, 40);
+    let vectors = clustered(&mut SmallRng::seed_from_u64(12), 3100, 256, 40);
     let (base, queries) = vectors.split_at(3000);
-    let config = IndexConfig { storage: Storage::I8, ..IndexConfig::new(256) };
-    let (index, exact) = (LiveIndex::new(config.clone()).unwrap(), Exact::new(256));
-    keyed(base).into_iter().for_each(|(key, v)| index.insert(key, v));
-    exact.add(&keyed(base)).unwrap();
-    while index.drain(500).unwrap() > 0 {}
+    let index = in_eight_bits(base);
     let export = index.export().unwrap();
+    let config = IndexConfig { storage: Storage::I8, ..IndexConfig::new(256) };
     for index in [&index, &LiveIndex::restore(config, &export.bytes, export.watermark, []).unwrap()] {
-        let mut found = 0;
-        for query in queries {
-            let candidates = index.search(query, 10).unwrap();
-            // What the graph lost is kept beside it, exactly.
-            assert!(candidates.iter().any(|hit| hit.error > 0.0));
-            let wanted = exact.search(query, 10, None).unwrap();
-            found += wanted.iter().filter(|want| candidates.iter().any(|hit| hit.key == want.key)).count();
-        }
-        let recall = found as f64 / (queries.len() * 10) as f64;
+        let recall = candidates_recall(index, base, queries);
         assert!(recall >= 0.985, "recall {recall}");
+    }
+}
+
+/// Embeddings of some models have a number that is most of their length, of others many numbers near zero and few large
+/// ones; in eight bits those are cut off.
+#[test]
+fn eight_bits_find_embeddings_whose_numbers_differ_in_size() {
+    type Change = fn(&mut Vec<f32>);
+    let one_large: Change = |v| v[3] = 0.7 + v[3];
+    let few_large: Change = |v| v.iter_mut().for_each(|x| *x = x.powi(3) * 400.0);
+    let none_negative: Change = |v| v.iter_mut().for_each(|x| *x = x.max(0.0));
+    for (name, change) in [("one large", one_large), ("few large", few_large), ("none negative", none_negative)] {
+        let mut vectors = clustered(&mut SmallRng::seed_from_u64(14), 3100, 256, 40);
+        vectors.iter_mut().for_each(change);
+        let vectors: Vec<_> = vectors.into_iter().map(of_unit_length).collect();
+        let (base, queries) = vectors.split_at(3000);
+        let recall = candidates_recall(&in_eight_bits(base), base, queries);
+        assert!(recall >= 0.97, "{name}: recall {recall}");
+    }
+}
+
+/// Frames of a film that stands still: eight bits can hardly tell them apart. They must not all count as lost, since
+/// each search looks at everything that is lost.
+#[test]
+fn near_equals_stay_in_the_graph() {
+    let mut rng = SmallRng::seed_from_u64(15);
+    let scenes = clustered(&mut rng, 20, 256, 20);
+    let mut frame = |scene: &Vec<f32>| {
+        of_unit_length(scene.iter().map(|x| x + 1e-4 * rand::Rng::random_range(&mut rng, -1.0..1.0f32)).collect())
+    };
+    let frames: Vec<Vec<f32>> =
+        scenes.iter().flat_map(|scene| (0..150).map(|_| frame(scene)).collect::<Vec<_>>()).collect();
+    let index = in_eight_bits(&frames);
+    let stats = index.stats();
+    assert!(stats.beside <= frames.len() / 20, "{stats:?}");
+    for scene in &scenes {
+        let hits = index.search(scene, 10).unwrap();
+        assert!(hits.len() >= 10 && hits.iter().take(10).all(|hit| hit.score > 0.98), "{hits:?}");
     }
 }
 
