@@ -37,16 +37,34 @@ pub(super) struct Counting {
     weight: usize,
     /// Of the message that is coming, once it did not come whole at once.
     pub(super) half: Option<u64>,
+    /// Up to where the messages of the bytes that were counted last are whole.
+    whole_until: usize,
+    /// Ends the call once the messages before it are handed on.
+    refusal: Option<Status>,
 }
 
 impl Counting {
     pub(super) fn new(inner: Body, arriving: Arriving, client: u64, message: Option<ShapeId>, kept: Kept) -> Self {
         let at = At::Head(Vec::new());
-        Self { inner, arriving, client, message, kept, at, weigh: None, weight: 0, half: None }
+        Self {
+            inner,
+            arriving,
+            client,
+            message,
+            kept,
+            at,
+            weigh: None,
+            weight: 0,
+            half: None,
+            whole_until: 0,
+            refusal: None,
+        }
     }
 
     /// Counts what has come. An error ends the call.
     pub(super) fn count(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
+        let all = bytes.len();
+        self.whole_until = 0;
         while !bytes.is_empty() {
             let (before, mut whole) = (self.weight, false);
             while !bytes.is_empty() && !whole {
@@ -59,6 +77,7 @@ impl Counting {
             self.hold(self.weight - before, whole)?;
             if whole {
                 self.weight = 0;
+                self.whole_until = all - bytes.len();
             }
         }
         Ok(())
@@ -138,6 +157,9 @@ impl http_body::Body for Counting {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(refusal) = self.refusal.take() {
+            return Poll::Ready(Some(Err(refusal)));
+        }
         if self.half.is_some_and(|half| self.arriving.halves.gives_way(half, cx)) {
             return Poll::Ready(Some(Err(self.arriving.refuse())));
         }
@@ -148,7 +170,11 @@ impl http_body::Body for Counting {
             // Bytes are shared: this copies none.
             let bytes = bytes.clone();
             if let Err(refusal) = self.count(&bytes) {
-                return Poll::Ready(Some(Err(refusal)));
+                if self.whole_until == 0 {
+                    return Poll::Ready(Some(Err(refusal)));
+                }
+                self.refusal = Some(refusal);
+                return Poll::Ready(Some(Ok(Frame::data(bytes.slice(..self.whole_until)))));
             }
         }
         Poll::Ready(frame)

@@ -148,6 +148,20 @@ async fn a_request_counts_until_it_is_answered_and_its_answer_until_it_is_sent()
     assert_eq!((sent, arriving.memory.taken()), (200_000, 0));
 }
 
+/// What came whole before a message that is refused is handed on.
+#[tokio::test]
+async fn a_refusal_comes_after_the_messages_before_it() {
+    let arriving = at_most(1 << 20);
+    let whole = framed(&pb::IngestImagesRequest { collection: "c".into(), ..Default::default() }.encode_to_vec());
+    let bytes = [&whole[..], &framed(&[0xFF; 100])].concat();
+    let kept = Kept::new(arriving.memory.clone());
+    let message = arriving.shapes.call("/omma.v1.ImageService/IngestImages");
+    let mut body = Counting::new(Body::new(Full::from(bytes)), arriving.clone(), 1, message, kept.clone());
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), whole);
+    assert_eq!(reason_of(&body.frame().await.unwrap().unwrap_err()), Some(Reason::InvalidArgument));
+    assert!(kept.next().is_some() && kept.next().is_none());
+}
+
 /// Where each message is weighed and nothing else, streams may last for ever.
 #[test]
 fn without_a_budget_nothing_is_kept() {
