@@ -11,6 +11,8 @@ pub mod admin;
 pub mod cache;
 pub mod deadline;
 pub mod error;
+#[cfg(feature = "server")]
+pub mod fair;
 #[cfg(feature = "fetch")]
 pub mod fetch;
 pub mod ids;

@@ -38,5 +38,8 @@ pub const DEFAULT_MAX_PICTURE_BYTES: usize = 16 << 20;
 pub const DEFAULT_MAX_PICTURE_PIXELS: u64 = 64_000_000;
 /// Largest gRPC message between any two processes: a put of pictures fits.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
+/// Most memory that one message may take once it is decoded, its bytes and its parts: the largest that may come, and as
+/// much again for what stands around its parts.
+pub const MAX_DECODED_BYTES: usize = 2 * MAX_MESSAGE_BYTES;
 /// Deadline of a request that carries none, in seconds.
 pub const DEFAULT_DEADLINE_SECONDS: u64 = 30;

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use omma_common::admin::Vitals;
-use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, DEFAULT_MAX_PICTURE_BYTES, MAX_MESSAGE_BYTES};
+use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, DEFAULT_MAX_PICTURE_BYTES, MAX_DECODED_BYTES};
 use omma_common::serve::{ConnectionArgs, ConnectionLimits, InProcess};
 use omma_common::tls::args::{PeerTlsArgs, PublicTlsArgs};
 use omma_common::tls::{PeerTls, Plaintext, PublicTls};
 
 use crate::access::{AccessConfig, JwtConfig};
 use crate::limits::SizeArgs;
+
+/// Least memory for requests: one client may have half of it, which the largest message is to fit in.
+const LEAST_ARRIVING_BYTES: usize = 2 * MAX_DECODED_BYTES;
 
 /// Flags of the coordinator.
 #[derive(Debug, Clone, clap::Args)]
@@ -33,11 +36,12 @@ pub struct Args {
     /// Bytes of one ingest stream's images that may be unanswered at once; one image may always be.
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().ingest_bytes)]
     pub ingest_bytes: usize,
-    /// Bytes of messages that are still arriving, over all connections, in MiB; beyond them the slowest is refused. 32
-    /// at least.
+    /// Memory for requests from their first byte until they are answered, over all connections, in MiB: their bytes and
+    /// what their parts take. A client that has as much of it as is left gets no more. 128 at least.
     #[arg(long, value_name = "MIB", default_value_t = Limits::default().arriving_bytes >> 20)]
     pub max_arriving_mib: usize,
-    /// Requests served at once, over all connections; an ingest stream counts as one.
+    /// Requests served at once, over all connections; an ingest stream counts as one. A client that has as many as are
+    /// left gets no more.
     #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests)]
     pub max_requests: usize,
     /// Requests of one client served at once: of one key or token, or else of one address.
@@ -50,7 +54,7 @@ pub struct Args {
     /// from when it has arrived.
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().request.as_secs())]
     pub max_request_seconds: u64,
-    /// An ingest stream that sends nothing for so many seconds is ended.
+    /// An ingest stream that sends nothing for so many seconds, or whose answers are not read for so long, is ended.
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().idle_stream.as_secs())]
     pub idle_stream_seconds: u64,
     /// Calls to one shard node at once.
@@ -79,7 +83,7 @@ impl Args {
                 sizes: self.sizes,
                 ingest_window: self.ingest_window.max(1),
                 ingest_bytes: self.ingest_bytes.max(1),
-                arriving_bytes: (self.max_arriving_mib << 20).max(MAX_MESSAGE_BYTES),
+                arriving_bytes: (self.max_arriving_mib << 20).max(LEAST_ARRIVING_BYTES),
                 requests: self.max_requests.max(1),
                 requests_per_client: self.max_requests_per_client.max(1),
                 rate_per_client: self.max_rate_per_client.max(1),
@@ -136,7 +140,7 @@ pub struct Limits {
     pub ingest_window: usize,
     /// Bytes of the unanswered images of one ingest stream; one more image is read while they are fewer.
     pub ingest_bytes: usize,
-    /// Bytes of messages that are still arriving.
+    /// Memory for requests that arrive and are served.
     pub arriving_bytes: usize,
     /// Requests served at once.
     pub requests: usize,
@@ -146,7 +150,8 @@ pub struct Limits {
     pub rate_per_client: u32,
     /// Until a request has arrived and its answer begins.
     pub request: Duration,
-    /// Longest silence of an ingest stream that has no image under way.
+    /// Longest silence of an ingest stream that has no image under way, and longest time that an answer of it waits to be
+    /// read.
     pub idle_stream: Duration,
     /// Calls to one shard node at once.
     pub calls_per_node: usize,

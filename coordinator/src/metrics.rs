@@ -1,10 +1,10 @@
 //! What a coordinator counts as it happens.
 
 omma_common::metrics! {
-    /// By queue: requests, calls; arriving messages; what one client may have at once or in a second.
+    /// By queue: requests, calls; messages and answers without memory; what one client may have at once or in a second.
     REFUSED: Counters = Counters::of(
         "omma_coordinator_refused_total",
-        "Requests refused because too many were served, too much was arriving, or their client has or sends too many; calls \
+        "Requests refused because too many were served, too little memory was left for them, or their client has or sends too many; calls \
          because too many to one node were under way.",
         "queue",
         &["requests", "calls", "arriving", "client_requests", "client_rate"],

@@ -1,4 +1,4 @@
-//! Calls to shard nodes: one way to each address, under a tower stack that bounds the calls.
+//! Calls to shard nodes: one way to each address, and places for the calls that are under way, which clients get in turn.
 
 mod way;
 
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::fair::{Turn, Turns};
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::serve::InProcess;
 use omma_common::telemetry;
@@ -17,16 +18,18 @@ use omma_proto::internal::v1 as node;
 use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::shard_service_client::ShardServiceClient;
 use parking_lot::Mutex;
-use tower::limit::ConcurrencyLimit;
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceExt;
 use tracing::Instrument;
 
 use self::way::Way;
+use crate::access::client_id;
 use crate::error::{CallError, Next, judge};
 use crate::metrics::REFUSED;
 
 /// Longest wait for a place among the calls to one node.
 const QUEUE_WAIT: Duration = Duration::from_secs(1);
+/// Calls to one node that may wait for one.
+const WAITING: usize = 8192;
 /// How long a failure makes a node the last choice.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The same for a call that nobody waited for any longer, because a hedge was faster or the deadline passed.
@@ -34,13 +37,12 @@ const AFTER_ABANDONED: Duration = Duration::from_millis(250);
 /// A call abandoned sooner says nothing about the node.
 const ABANDONED_LATE: Duration = Duration::from_millis(20);
 
-type Stack = ConcurrencyLimit<Way>;
-
 /// One shard node, as far as this coordinator calls it.
 #[derive(Debug)]
 pub(crate) struct NodeClient {
     address: String,
-    stack: Stack,
+    way: Way,
+    places: Arc<Turns>,
     in_flight: AtomicUsize,
     ended: AtomicU64,
     failed: AtomicU64,
@@ -82,8 +84,8 @@ macro_rules! calls {
                 let rpc = stringify!($name);
                 let call = async {
                     let mut counted = InFlight::enter(self);
-                    let stack = self.admitted(deadline).await?;
-                    let mut client = $client::new(stack)
+                    let (way, _place) = self.admitted(deadline).await?;
+                    let mut client = $client::new(way)
                         .max_decoding_message_size(MAX_MESSAGE_BYTES)
                         .max_encoding_message_size(MAX_MESSAGE_BYTES);
                     let answer = deadline.run(rpc, client.$name(deadline.request(message))).await?;
@@ -102,7 +104,8 @@ impl NodeClient {
     fn new(address: &str, calls: usize, way: Way) -> Self {
         Self {
             address: address.to_owned(),
-            stack: ServiceBuilder::new().concurrency_limit(calls).service(way),
+            way,
+            places: Turns::new(calls, WAITING),
             in_flight: AtomicUsize::new(0),
             ended: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -136,25 +139,33 @@ impl NodeClient {
         *shunned = Some(shunned.map_or(until, |already| already.max(until)));
     }
 
-    /// The stack with a place in it, waited for within a bound.
-    async fn admitted(&self, deadline: Deadline) -> Result<Stack, CallError> {
-        let mut stack = self.stack.clone();
-        match tokio::time::timeout_at(deadline.within(QUEUE_WAIT).instant(), stack.ready()).await {
-            Ok(Ok(_)) => Ok(stack),
-            Ok(Err(e)) => {
-                self.shun(AFTER_FAILURE);
-                let error = ApiError::new(Reason::NodeUnreachable, format!("shard node {}: {e}", self.address));
-                Err(CallError { next: Next::Elsewhere, error })
+    /// The way with a place on it, waited for within a bound.
+    async fn admitted(&self, deadline: Deadline) -> Result<(Way, Turn), CallError> {
+        let mut way = self.way.clone();
+        let admitted = async {
+            let Ok(place) = self.places.take(client_id()).await else { return Err(self.too_many()) };
+            match way.ready().await {
+                Ok(_) => Ok(place),
+                Err(e) => {
+                    self.shun(AFTER_FAILURE);
+                    let error = ApiError::new(Reason::NodeUnreachable, format!("shard node {}: {e}", self.address));
+                    Err(CallError { next: Next::Elsewhere, error })
+                }
             }
+        };
+        match tokio::time::timeout_at(deadline.within(QUEUE_WAIT).instant(), admitted).await {
+            Ok(place) => Ok((way, place?)),
             Err(_) if deadline.passed() => {
                 Err(ApiError::new(Reason::DeadlineExceeded, "the deadline passed before a call could start").into())
             }
-            Err(_) => {
-                REFUSED.with(&["calls"]).inc();
-                let text = format!("too many calls to shard node {} are under way", self.address);
-                Err(ApiError::new(Reason::Overloaded, text).into())
-            }
+            Err(_) => Err(self.too_many()),
         }
+    }
+
+    fn too_many(&self) -> CallError {
+        REFUSED.with(&["calls"]).inc();
+        let text = format!("too many calls to shard node {} are under way", self.address);
+        ApiError::new(Reason::Overloaded, text).into()
     }
 
     fn judged<T>(&self, answer: Result<T, tonic::Status>) -> Result<T, CallError> {

@@ -60,6 +60,7 @@ async fn images_by(
                 include_embedding,
                 consistency: freshness.consistency as i32,
                 min_applied_index: freshness.min_applied_index(group),
+                client: client_id(),
             };
             async move { node.get_images(deadline, request).await }
         };

@@ -1,5 +1,6 @@
 //! The public API through nothing but the generated code, with what tests do over and over.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -61,6 +62,16 @@ impl Client {
     /// If `address` is none.
     pub fn to(address: &str) -> Result<Self> {
         Ok(Self { channel: channel(address)?, credentials: Credentials::default() })
+    }
+
+    /// As [`Client::to`], from another address of this machine: another client, where clients have no keys.
+    ///
+    /// # Errors
+    /// If `address` is none.
+    pub fn from(own: IpAddr, address: &str) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.local_address(Some(own));
+        let channel = endpoint.connect_timeout(Duration::from_secs(2)).timeout(CALL_TIMEOUT).connect_lazy();
+        Ok(Self { channel, credentials: Credentials::default() })
     }
 
     /// Over a channel of its own, with an API key.

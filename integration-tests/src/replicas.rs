@@ -108,6 +108,7 @@ async fn held_by(cluster: &Cluster, node: usize, target: &Target, ids: &[&String
             include_embedding: true,
             consistency: Consistency::Any.into(),
             min_applied_index: 0,
+            client: 0,
         };
         let answer = client.get_images(request).await.with_context(|| format!("asking shard node {node}"))?;
         for image in answer.into_inner().images {

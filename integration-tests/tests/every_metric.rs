@@ -188,7 +188,7 @@ fn lead_astray(data: &Path) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_shows_something_once_it_happens() -> Result<()> {
     let options = ClusterOptions { groups: GROUPS, ..ClusterOptions::named("every_metric") };
-    let options = options.secured().shard_flags(FLAGS).coordinator_flags(&["--max-requests", "8"]);
+    let options = options.secured().shard_flags(FLAGS).coordinator_flags(&["--max-requests", "15"]);
     let cluster = Cluster::start(options).await?;
     let (client, mut rng) = (cluster.client()?, generator(seed("every_metric"), 0));
     let watcher = Watcher::over(&cluster);

@@ -2,7 +2,8 @@
 //!
 //! [`Incoming`] accepts and shakes hands; each connection tells requests who is at its other end ([`ConnectInfo`]); the
 //! layer [`Track`] tells the connection which requests run, so that one that idles can be closed, or give way when
-//! there are too many. No address has more than its share of them. The layer [`Arriving`] bounds the bytes of messages that are not whole yet.
+//! there are too many. No address has more than its share of them. The layer [`Arriving`] bounds what requests take in
+//! memory.
 //! Callers in the same process need no connection ([`InProcess`]).
 
 mod accept;
@@ -18,7 +19,7 @@ mod track;
 pub use accept::{Incoming, Security};
 pub use activity::InFlight;
 pub use args::{ConnectionArgs, ConnectionLimits};
-pub use arriving::{Arriving, Counted};
+pub use arriving::{AnswerPart, Arriving, Counted, Kept, Whose};
 pub use connection::{ConnectInfo, Connection};
 pub use in_process::InProcess;
 pub use track::{Track, Tracked, hold};

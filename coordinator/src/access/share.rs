@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use omma_common::error::{ApiError, Reason};
-use omma_common::serve::{ConnectInfo, hold};
+use omma_common::serve::{ConnectInfo, Whose, hold};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -93,7 +93,7 @@ impl Shares {
     }
 }
 
-/// Layer; behind [`super::Guarded`], which says who calls.
+/// Layer; behind [`super::Guarded`], which says who calls. What passes carries its client's number as an extension.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared(pub(crate) Arc<Shares>);
 
@@ -125,7 +125,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let extensions = request.extensions();
         let address = extensions.get::<ConnectInfo>().map(|info| info.address);
         let client = extensions.get::<Arc<Caller>>().map_or(Client(0), |caller| Client::of(caller, address));
@@ -138,6 +138,7 @@ where
                 return Box::pin(async move { Ok(error.to_status().into_http()) });
             }
         };
+        request.extensions_mut().insert(Whose(client.0));
         let (answer, time) = (self.inner.call(request), self.shares.each.time);
         Box::pin(async move {
             match tokio::time::timeout(time, answer).await {

@@ -1,6 +1,9 @@
 //! The ingest stream: every image is its own write, answered as it completes; no more than a window of them is
 //! unanswered at once, so that a client is read only as fast as the cluster stores. Images of one id are written in the
 //! order in which they came: the last one stays.
+//!
+//! A stream is served by a task of its own: nobody asks a stream's body for more while its client reads nothing, and a
+//! stream that is not read has to end, too.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -10,16 +13,17 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use omma_common::deadline::Deadline;
-use omma_common::error::{ApiError, Reason};
-use omma_common::limits::DEFAULT_DEADLINE_SECONDS;
+use omma_common::error::{ApiError, Reason, metadata_of, reason_of};
+use omma_common::fair::Part;
+use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, MAX_MESSAGE_BYTES};
 use omma_common::log_limit::{Line, LogLimit};
-use omma_common::serve::ConnectInfo;
+use omma_common::serve::{ConnectInfo, Kept};
 use omma_common::telemetry;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
 use prost::Message;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -69,14 +73,19 @@ struct Ingest {
     answered: u64,
     /// How the stream ended: `OK`, or the reason.
     outcome: &'static str,
-    _place: OwnedSemaphorePermit,
+    client: Client,
+    /// What the images that came take of the memory for requests.
+    kept: Option<Kept>,
+    _place: Part,
 }
 
 /// An unanswered image: what is needed to answer it even if its write panics, and its size.
+#[derive(Default)]
 struct Taken {
     sequence: u64,
     id: String,
     bytes: usize,
+    _memory: Option<Part>,
 }
 
 /// Becomes ready, with an error, when the write before it has ended, however it ended.
@@ -90,11 +99,13 @@ pub(crate) fn open(
     let (caller, address) = (caller_of(&request)?, address_of(&request));
     let credential = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).and_then(credential);
     let credential = credential.map(str::to_owned);
-    let place = coordinator.admit()?;
+    let client = Client::of(&caller, address);
+    let place = coordinator.admit(client)?;
     let retired: Pin<Box<dyn Future<Output = ()> + Send>> = match request.extensions().get::<ConnectInfo>() {
         Some(info) => Box::pin(info.retired()),
         None => Box::pin(std::future::pending()),
     };
+    let kept = request.extensions().get::<Kept>().cloned();
     let ingest = Ingest {
         coordinator,
         deadline: stream_deadline(request.metadata()),
@@ -117,15 +128,32 @@ pub(crate) fn open(
         begun: Instant::now(),
         answered: 0,
         outcome: "OK",
+        client,
+        kept,
         _place: place,
     };
-    Ok(Response::new(Box::pin(futures::stream::unfold(Some(ingest), |ingest| async move {
-        let mut ingest = ingest?;
-        match ingest.next().await? {
-            Ok(answer) => Some((Ok(answer), Some(ingest))),
-            Err(error) => Some((Err(error.to_status()), None)),
+    Ok(Response::new(Box::pin(answers(ingest))))
+}
+
+/// The answers of a stream that is served. Dropping them ends it.
+fn answers(ingest: Ingest) -> impl Stream<Item = Result<pb::IngestImagesResponse, Status>> + Send {
+    let (to, answers) = mpsc::channel(1);
+    let (ended, end) = oneshot::channel();
+    let mut task = JoinSet::new();
+    let span = ingest.span.clone();
+    let serve = async move {
+        // Nobody may be left who wants to know.
+        let _ = ended.send(ingest.serve(to).await);
+    };
+    task.spawn(serve.instrument(span));
+    futures::stream::unfold((answers, Some(end), task), |(mut answers, mut end, task)| async move {
+        if let Some(answer) = answers.recv().await {
+            return Some((Ok(answer), (answers, end, task)));
         }
-    }))))
+        let ended =
+            end.take()?.await.unwrap_or_else(|_| Err(ApiError::new(Reason::Internal, "the stream ended badly")));
+        Some((Err(ended.err()?.to_status()), (answers, None, task)))
+    })
 }
 
 /// The stream's deadline if it is sooner than an image's own; longer ones are the client's to enforce.
@@ -137,13 +165,43 @@ fn stream_deadline(metadata: &MetadataMap) -> Option<Deadline> {
 }
 
 impl Ingest {
+    /// Serves the stream to its end, answer by answer; the next only once there is room for it, for which it waits as long
+    /// as it would for an image.
+    async fn serve(mut self, to: mpsc::Sender<pb::IngestImagesResponse>) -> Result<(), ApiError> {
+        let patience = self.coordinator.limits.idle_stream;
+        loop {
+            match tokio::time::timeout(patience, to.reserve()).await {
+                Ok(Ok(room)) => match self.next().await {
+                    Some(Ok(answer)) => room.send(answer),
+                    Some(Err(error)) => return Err(error),
+                    None => return Ok(()),
+                },
+                Ok(Err(_)) => return Ok(()),
+                Err(_) => {
+                    let error = too_quiet(format!("an answer of the stream was not read for {patience:?}"), patience);
+                    self.outcome = error.reason.name();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Whether one more image may be read: few enough are unanswered, and its client has memory left for the largest; one
+    /// is always read.
+    fn has_room(&self) -> bool {
+        let limits = &self.coordinator.limits;
+        let memory = |kept: &Kept| kept.has_room(self.client.0, MAX_MESSAGE_BYTES);
+        self.writes.is_empty()
+            || self.writes.len() < limits.ingest_window
+                && self.bytes < limits.ingest_bytes
+                && self.kept.as_ref().is_none_or(memory)
+    }
+
     /// The next answer; an error or `None` ends the stream.
     async fn next(&mut self) -> Option<Result<pb::IngestImagesResponse, ApiError>> {
         loop {
-            let limits = &self.coordinator.limits;
-            let room = self.writes.len() < limits.ingest_window && self.bytes < limits.ingest_bytes;
-            let idle = limits.idle_stream;
-            let reading = self.end.is_none() && room;
+            let idle = self.coordinator.limits.idle_stream;
+            let reading = self.end.is_none() && self.has_room();
             if self.end.is_some() && self.writes.is_empty() {
                 let end = self.end.take().unwrap_or(Ok(()));
                 self.end = Some(Ok(()));
@@ -171,8 +229,7 @@ impl Ingest {
                     }
                 }
                 () = tokio::time::sleep(idle.saturating_sub(self.active.elapsed())), if reading && self.writes.is_empty() => {
-                    let text = format!("the stream sent nothing for {idle:?}");
-                    self.end = Some(Err(ApiError::new(Reason::DeadlineExceeded, text)));
+                    self.end = Some(Err(too_quiet(format!("the stream sent nothing for {idle:?}"), idle)));
                 }
             }
         }
@@ -185,6 +242,7 @@ impl Ingest {
             Ok(None) => return Err(Ok(())),
             Err(status) => return Err(Err(unreadable(&status))),
         };
+        let memory = self.kept.as_ref().and_then(Kept::next);
         self.still_known().map_err(Err)?;
         match message.collection.as_str() {
             "" if self.collection.is_empty() => {
@@ -196,7 +254,7 @@ impl Ingest {
         let image_deadline = Deadline::after(Duration::from_secs(DEFAULT_DEADLINE_SECONDS));
         let deadline = self.deadline.map_or(image_deadline, |stream| stream.min(image_deadline));
         let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
-        let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len() };
+        let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len(), _memory: memory };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
         // A trace of its own: a stream may bring millions.
         let span = tracing::debug_span!(parent: None, "ingest image");
@@ -204,7 +262,7 @@ impl Ingest {
         let (ended, next_turn) = oneshot::channel();
         let before = self.newest.insert(taken.id.clone(), next_turn);
         let write = answer_one(coordinator, collection, message, deadline, before).instrument(span);
-        let client = Client::of(&self.caller, self.address);
+        let client = self.client;
         let task = self.writes.spawn(async move {
             let answer = client.doing(write).await;
             drop::<oneshot::Sender<()>>(ended);
@@ -250,7 +308,7 @@ impl Ingest {
         done: Result<(Id, pb::IngestImagesResponse), tokio::task::JoinError>,
     ) -> pb::IngestImagesResponse {
         let task = done.as_ref().map_or_else(tokio::task::JoinError::id, |(task, _)| *task);
-        let taken = self.taken.remove(&task).unwrap_or(Taken { sequence: 0, id: String::new(), bytes: 0 });
+        let taken = self.taken.remove(&task).unwrap_or_default();
         self.bytes -= taken.bytes;
         // Only the newest write's end is kept, and a write of this id may still be under way.
         if self.newest.get_mut(&taken.id).is_some_and(|turn| turn.try_recv() == Err(TryRecvError::Closed)) {
@@ -286,14 +344,22 @@ impl Drop for Ingest {
     }
 }
 
-/// Why the inbound half broke: the client is gone, or sent what is no message.
+/// The client sends nothing, or reads nothing.
+fn too_quiet(text: String, patience: Duration) -> ApiError {
+    ApiError::new(Reason::DeadlineExceeded, text).over("idle-stream-seconds", patience.as_secs())
+}
+
+/// Why the inbound half broke: the client is gone, or sent what is no message or too much.
 fn unreadable(status: &Status) -> ApiError {
-    let reason = match status.code() {
-        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Reason::MessageTooLarge,
-        tonic::Code::Internal | tonic::Code::InvalidArgument => Reason::InvalidArgument,
+    let reason = match (reason_of(status), status.code()) {
+        (Some(ours), _) => ours,
+        (None, tonic::Code::OutOfRange | tonic::Code::ResourceExhausted) => Reason::MessageTooLarge,
+        (None, tonic::Code::Internal | tonic::Code::InvalidArgument) => Reason::InvalidArgument,
         _ => Reason::NodeUnreachable,
     };
-    ApiError::new(reason, format!("the stream could not be read any further: {}", status.message()))
+    let error = ApiError::new(reason, format!("the stream could not be read any further: {}", status.message()));
+    let limit = ["limit_name", "limit"].into_iter().filter_map(|key| Some((key, metadata_of(status, key)?)));
+    limit.fold(error, |error, (key, value)| error.with(key, value))
 }
 
 /// Whether an answer says that the collection does not exist (any more).

@@ -23,13 +23,13 @@ use std::time::{Duration, Instant};
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::fair::{Fair, Part};
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::log_limit::{Line, LogLimit};
-use omma_common::serve::ConnectInfo;
+use omma_common::serve::{ConnectInfo, Kept};
 use omma_common::shutdown::Shutdown;
 use omma_common::telemetry;
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -47,7 +47,7 @@ pub(crate) struct Coordinator {
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
     pub(crate) access: Access,
-    places: Arc<Semaphore>,
+    places: Arc<Fair>,
 }
 
 /// Each service of the public API is one of these.
@@ -56,23 +56,24 @@ pub(crate) struct Api(pub(crate) Arc<Coordinator>);
 
 impl Coordinator {
     pub(crate) fn new(routing: Routing, limits: Limits, access: Access, shutdown: Shutdown) -> Self {
-        let places = Arc::new(Semaphore::new(limits.requests.min(Semaphore::MAX_PERMITS)));
+        let places = Fair::new(limits.requests);
         Self { routing, hedge: HedgeDelay::default(), limits, shutdown, access, places }
     }
 
-    /// A place among the requests that are served at once, or `OVERLOADED`.
-    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+    /// A place among the requests that are served at once, or `OVERLOADED`. Streams keep theirs for as long as they last,
+    /// so no client gets all: others find one.
+    pub(crate) fn admit(&self, client: Client) -> Result<Part, ApiError> {
+        self.places.take(client.0, 1).ok_or_else(|| {
             REFUSED.with(&["requests"]).inc();
-            let text = format!("this coordinator serves {} requests already", self.limits.requests);
-            ApiError::new(Reason::Overloaded, text).over("max-requests", self.limits.requests)
+            let (own, all, most) = (self.places.taken_by(client.0), self.places.taken(), self.places.most());
+            let text = format!("this coordinator serves {all} of {most} requests already, {own} of them this client's");
+            ApiError::new(Reason::Overloaded, text).over("max-requests", most)
         })
     }
 
     /// Requests that are served, and how many may be.
     pub(crate) fn occupancy(&self) -> (usize, usize) {
-        let most = self.limits.requests.min(Semaphore::MAX_PERMITS);
-        (most.saturating_sub(self.places.available_permits()), most)
+        (self.places.taken(), self.places.most())
     }
 
     /// Runs `work` for the collection of that name; once more if the groups have dropped the one that the cache knew
@@ -133,31 +134,39 @@ impl Api {
         Res: Message,
     {
         let (caller, address) = (caller_of(&request)?, address_of(&request));
-        let _place = self.0.admit()?;
+        let client = Client::of(&caller, address);
+        let _place = self.0.admit(client)?;
         let begun = Instant::now();
         let deadline = deadline_of(request.metadata());
+        let kept = request.extensions().get::<Kept>().cloned();
         let message = request.into_inner();
         let scope = message.scope();
         let collection = scope.collection().to_owned();
         let answer = match caller.authorise(&scope) {
             Ok(()) => {
-                let work = Client::of(&caller, address).doing(work(Arc::clone(&self.0), message, deadline));
-                deadline.run(rpc, work).await.and_then(|answer| answer).and_then(fits)
+                let work = client.doing(work(Arc::clone(&self.0), message, deadline));
+                deadline.run(rpc, work).await.and_then(|answer| answer).and_then(|answer| fits(answer, client, kept))
             }
             Err(denied) => Err(denied),
         };
         log(rpc, begun.elapsed(), answer.as_ref().err());
         let outcome = answer.as_ref().err().map_or("OK", |e| e.reason.name());
         audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome });
-        Ok(Response::new(answer?))
+        answer.map_err(Status::from)
     }
 }
 
-/// An answer that gRPC would refuse to send is the caller's to make smaller.
-fn fits<Res: Message>(answer: Res) -> Result<Res, ApiError> {
+/// An answer that gRPC would refuse to send is the caller's to make smaller; one that fits takes its part of the memory for
+/// requests until it is sent.
+fn fits<Res: Message>(answer: Res, client: Client, kept: Option<Kept>) -> Result<Response<Res>, ApiError> {
     let (bytes, limit) = (answer.encoded_len(), MAX_MESSAGE_BYTES);
     if bytes <= limit {
-        return Ok(answer);
+        let mut response = Response::new(answer);
+        if let Some(kept) = kept {
+            let part = kept.answer(client.0, bytes).inspect_err(|_| REFUSED.with(&["arriving"]).inc())?;
+            response.extensions_mut().insert(part);
+        }
+        return Ok(response);
     }
     let text = format!("the answer has {bytes} bytes and {limit} fit into a message: ask for less at a time");
     Err(ApiError::new(Reason::MessageTooLarge, text).over("message bytes", limit))

@@ -17,6 +17,7 @@ use super::hedge::HedgeDelay;
 use super::merge::{Wanted, merge};
 use super::patience::Patience;
 use super::replica::call_replica;
+use crate::access::client_id;
 use crate::leader::{Effect, call_leader};
 use crate::metrics::PARTIAL;
 use crate::node_client::NodeClient;
@@ -174,6 +175,7 @@ async fn search_group(
         filters: filters(queries),
         // Of the map that the whole search goes by, whatever a newer one says.
         slots: slots.to_vec(),
+        client: client_id(),
     };
     let call = |node: Arc<NodeClient>, map: &ClusterMap| {
         let request = request(map);

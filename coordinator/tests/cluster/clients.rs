@@ -24,7 +24,10 @@ pub struct Clients {
 
 impl Clients {
     pub fn of(cluster: &Cluster) -> Self {
-        let channel = Endpoint::from_shared(cluster.address.clone()).unwrap().connect_lazy();
+        Self::over(Endpoint::from_shared(cluster.address.clone()).unwrap().connect_lazy())
+    }
+
+    pub fn over(channel: Channel) -> Self {
         Self {
             collections: CollectionServiceClient::new(channel.clone()),
             images: ImageServiceClient::new(channel.clone()).max_encoding_message_size(64 << 20),

@@ -2,12 +2,15 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod bounds;
 mod clients;
 mod collections;
 mod connections;
 mod failures;
 mod images;
 mod ingest;
+#[path = "../support/raw.rs"]
+mod raw;
 mod serving;
 #[path = "../support/mod.rs"]
 mod support;

@@ -7,8 +7,12 @@ use omma_common::error::{Reason, reason_of};
 use omma_integration_tests::client::Client;
 use omma_integration_tests::cluster::Cluster;
 use omma_proto::v1::IngestImagesRequest;
+use omma_proto::v1::image_service_client::ImageServiceClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::transport::Endpoint;
+
+use super::COLLECTION;
 
 /// Connections of the public port.
 pub(crate) const CONNECTIONS: usize = 500;
@@ -38,6 +42,30 @@ pub(crate) async fn silent_streams(client: &Client) -> Result<String> {
         ended += 1;
     }
     Ok(format!("{ended} ended with DEADLINE_EXCEEDED"))
+}
+
+/// Streams that send what is answered with errors and read no answer.
+pub(crate) async fn unread_streams(cluster: &Cluster) -> Result<String> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", cluster.address()?))?;
+    // Room for a few answers.
+    let channel = endpoint.initial_stream_window_size(1 << 10).connect_lazy();
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        let empty = || IngestImagesRequest { collection: COLLECTION.into(), ..Default::default() };
+        let images = tokio_stream::iter(std::iter::repeat_with(empty).take(100_000));
+        streams.push(ImageServiceClient::new(channel.clone()).ingest_images(images).await?.into_inner());
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for stream in &mut streams {
+        let status = loop {
+            match stream.message().await {
+                Ok(answer) => ensure!(answer.is_some(), "a stream that was not read ended well"),
+                Err(status) => break status,
+            }
+        };
+        ensure!(reason_of(&status) == Some(Reason::DeadlineExceeded), "{status:?}");
+    }
+    Ok(format!("{} ended with `DEADLINE_EXCEEDED`", streams.len()))
 }
 
 pub(crate) async fn idle_connections(cluster: &Cluster, many: usize) -> Result<String> {

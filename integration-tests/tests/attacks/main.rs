@@ -19,9 +19,11 @@ use omma_integration_tests::folders::{shared_data, target_folder};
 
 use connections::{
     CONNECTIONS, MANY_CONNECTIONS, MOST_CONNECTIONS, allow_many_connections, idle_connections, rubbish, silent_streams,
+    unread_streams,
 };
 use messages::{
     deep_filters, endless_messages, halves, huge_headers, long_name, many_queries, oversize, reflection, replay,
+    tiny_parts, whole,
 };
 use neighbour::{attack, prepared};
 use pictures::{BOMBS, bomb, hostile, nested};
@@ -30,8 +32,8 @@ use strangers::{JWKS, expired, peer_port, unsigned, wrong_name};
 const COLLECTION: &str = "attacked";
 /// Of the shard node, in MiB: told to it, and not to be passed.
 const NODE_MEMORY: u64 = 1024;
-/// Bytes of messages that are still arriving at the coordinator, in MiB.
-const ARRIVING: usize = 64;
+/// Memory for requests at the coordinator, in MiB; one client gets half.
+const ARRIVING: usize = 128;
 /// Until an answer has to begin.
 const REQUEST: Duration = Duration::from_secs(10);
 
@@ -54,9 +56,19 @@ async fn attacks_cost_the_attacker_and_not_the_neighbour() -> Result<()> {
     };
     attack(&cluster, "none", "nothing", quiet).await?;
     attack(&cluster, "silent streams", "200 ingest streams without a message", silent_streams(&client)).await?;
+    attack(&cluster, "unread streams", "50 ingest streams whose answers are not read", unread_streams(&cluster))
+        .await?;
     attack(&cluster, "slow loris", "100 requests of 16 MiB, of which one byte comes", endless_messages(&cluster))
         .await?;
     attack(&cluster, "halves", "20 messages of 30 MiB, of which 8 MiB come", halves(&cluster)).await?;
+    attack(
+        &cluster,
+        "tiny parts",
+        "messages of 30 MiB of empty queries, values of a filter, images",
+        tiny_parts(&client),
+    )
+    .await?;
+    attack(&cluster, "wholes", "40 puts of 15 MiB at once", whole(&client)).await?;
     attack(&cluster, "huge headers", "headers of 1 MiB", huge_headers(&client)).await?;
     let idle = idle_connections(&cluster, MANY_CONNECTIONS);
     attack(&cluster, "idle connections", "2,000 connections that say nothing", idle).await?;

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures::StreamExt;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use omma_common::error::{Reason, metadata_of, reason_of};
 use omma_integration_tests::client::{Client, channel, picture_image, vector_image};
 use omma_integration_tests::cluster::Cluster;
 use omma_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -46,8 +47,8 @@ pub(crate) async fn endless_messages(cluster: &Cluster) -> Result<String> {
         bytes.extend_from_slice(&(headers.len() as u32).to_be_bytes()[1..]);
         bytes.extend_from_slice(&[1, 4, 0, 0, 0, 1]);
         bytes.extend_from_slice(&headers);
-        // A message of 16 MiB, of which one byte comes.
-        bytes.extend_from_slice(&[0, 0, 6, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 7]);
+        // A message of 16 MiB, of which one byte comes: the key of its first field.
+        bytes.extend_from_slice(&[0, 0, 6, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0x0A]);
         tcp.write_all(&bytes).await?;
         open.push(tcp);
     }
@@ -83,7 +84,9 @@ async fn answered(mut tcp: TcpStream) -> bool {
 /// Each on a connection of its own. Whoever began first gives way to the rest.
 pub(crate) async fn halves(cluster: &Cluster) -> Result<String> {
     let half = || -> Result<_> {
-        let head = [&[0][..], &(30u32 << 20).to_be_bytes()].concat();
+        // A text of 29 MiB begins.
+        let mut head = [&[0][..], &(30u32 << 20).to_be_bytes(), &[0x0A]].concat();
+        prost::encoding::encode_varint(29 << 20, &mut head);
         let parts = [head, vec![0; 8 << 20]].map(|part| Ok::<_, Status>(Frame::data(Bytes::from(part))));
         let body = Body::new(StreamBody::new(tokio_stream::iter(parts).chain(tokio_stream::pending())));
         let request = http::Request::post(format!("http://{}/omma.v1.ImageService/PutImages", cluster.address()?));
@@ -100,8 +103,65 @@ pub(crate) async fn halves(cluster: &Cluster) -> Result<String> {
         answer.headers().get("grpc-status").map(|code| code.to_str().unwrap_or("?").to_owned())
     };
     let refused = answers.iter().flatten().filter(|answer| code(answer).as_deref() == Some("8")).count();
-    ensure!(refused >= 20 - ARRIVING / 8, "{refused} refused, {answers:?}");
-    Ok(format!("{refused} refused with `RESOURCE_EXHAUSTED`, to keep to {ARRIVING} MiB"))
+    // Of one client, which gets half.
+    ensure!(refused >= 20 - ARRIVING / 2 / 8, "{refused} refused of {}", answers.len());
+    Ok(format!("{refused} refused with `RESOURCE_EXHAUSTED`, to keep to {} MiB", ARRIVING / 2))
+}
+
+/// All at once, each whole after a moment, of one client.
+pub(crate) async fn whole(client: &Client) -> Result<String> {
+    let puts = (0..40).map(|n| {
+        let image = picture_image(&format!("w{n}"), vec![7; 15 << 20].into());
+        async move { client.put(COLLECTION, vec![image]).await }
+    });
+    let (mut answered, mut refused) = (0, 0);
+    for put in futures::future::join_all(puts).await {
+        match put {
+            // It is no picture.
+            Ok(answer) => answered += answer.results.len(),
+            Err(status) => {
+                let limit = metadata_of(&status, "limit_name");
+                ensure!(limit.as_deref() == Some("max-arriving-mib"), "{status:?}");
+                refused += 1;
+            }
+        }
+    }
+    ensure!(answered + refused == 40 && refused > 0 && answered > 0, "{answered} answered, {refused} refused");
+    Ok(format!("{refused} refused with `RESOURCE_EXHAUSTED`, as one client's share of {ARRIVING} MiB"))
+}
+
+/// As large as a message may be, of the smallest parts: four of each at once.
+pub(crate) async fn tiny_parts(client: &Client) -> Result<String> {
+    // Field 2 of InCondition, 2 of Filter, 6 of Query, 2 of SearchRequest; an empty part of field 2.
+    let (search, batch, put) =
+        ("/omma.v1.SearchService/Search", "/omma.v1.SearchService/BatchSearch", "/omma.v1.ImageService/PutImages");
+    for (path, within) in [(batch, &[][..]), (search, &[0x12, 0x32, 0x12]), (put, &[])] {
+        let mut message = [0x12, 0].repeat(15 << 20);
+        for key in within {
+            let mut head = vec![*key];
+            prost::encoding::encode_varint(message.len() as u64, &mut head);
+            message = [head, message].concat();
+        }
+        let calls = (0..4).map(|_| {
+            let (mut grpc, message) = (tonic::client::Grpc::new(client.channel()), message.clone());
+            async move {
+                grpc.ready().await?;
+                let path = http::uri::PathAndQuery::from_static(path);
+                grpc.unary(Request::new(message), path, Raw).await.err().context("taken")
+            }
+        });
+        let mut too_large = 0;
+        for status in futures::future::try_join_all(calls).await? {
+            match (reason_of(&status), metadata_of(&status, "limit_name").as_deref()) {
+                (Some(Reason::MessageTooLarge), Some("decoded-message-bytes")) => too_large += 1,
+                // Those that come beside it are their client's, too, and share its memory.
+                (Some(Reason::Overloaded), Some("max-arriving-mib")) => {}
+                _ => bail!("{path}: {status:?}"),
+            }
+        }
+        ensure!(too_large > 0, "{path}: none was too large");
+    }
+    Ok("`RESOURCE_EXHAUSTED`, before they are decoded".into())
 }
 
 pub(crate) async fn huge_headers(client: &Client) -> Result<String> {

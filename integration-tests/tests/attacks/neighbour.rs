@@ -1,5 +1,6 @@
 //! The polite client that works beside an attack, and the attack's row of the table.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use omma_proto::v1::query::Target;
 
 use super::{COLLECTION, NODE_MEMORY};
 
+/// The polite client's address, where clients are told apart by theirs.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Of the coordinator, in MiB.
 const COORDINATOR_MEMORY: u64 = 512;
@@ -38,7 +41,11 @@ pub(crate) async fn attack(
     sent: &str,
     work: impl Future<Output = Result<String>>,
 ) -> Result<()> {
-    let (polite, stop) = (cluster.client()?, AtomicBool::new(false));
+    let polite = match cluster.secured() {
+        Ok(_) => cluster.client()?,
+        Err(_) => Client::from(ADDRESS, cluster.address()?)?,
+    };
+    let stop = AtomicBool::new(false);
     let begin = Instant::now();
     let attacking = async {
         let outcome = tokio::time::timeout(Duration::from_secs(60), work).await;

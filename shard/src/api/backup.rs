@@ -38,7 +38,7 @@ impl ShardApi {
     /// From whatever this replica is by now: the cut stays as it was.
     pub(super) async fn read_cut(&self, request: ReadCutRequest, deadline: Deadline) -> Answer<ReadCutResponse> {
         let (shard, target) = self.shard(request.target)?;
-        let turn = self.turn(deadline).await?;
+        let turn = self.turn(0, deadline).await?;
         let (node, group) = (self.node.clone(), target.group_id);
         let page = blocking(move || {
             let _turn = turn;

@@ -14,9 +14,9 @@ mod slots;
 
 use std::sync::Arc;
 
-use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::limits::{MAX_DECODED_BYTES, MAX_MESSAGE_BYTES};
 use omma_common::rpc::{RpcLayer, Traces};
-use omma_common::serve::{Incoming, Security, Track};
+use omma_common::serve::{Arriving, Incoming, Security, Track};
 use omma_common::shutdown::Shutdown;
 use omma_proto::internal::v1::metadata_service_server::MetadataServiceServer;
 use omma_proto::internal::v1::placement_service_server::PlacementServiceServer;
@@ -31,6 +31,9 @@ use crate::node::Node;
 /// Calls that a peer may have given up before this node looked at them. More end its connection, and with it all calls on
 /// it; a node that stood still for a second finds many. h2's own bound, 20, is for servers of strangers (CVE-2023-44487).
 const GIVEN_UP_AT_ONCE: usize = 4096;
+
+/// Bytes of one message once it is decoded: what a coordinator took may have grown on its way.
+const LARGEST_DECODED: usize = 2 * MAX_DECODED_BYTES;
 
 /// The services cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +89,7 @@ pub(crate) async fn serve(
         .layer(calls)
         .layer(Track)
         .layer(checked)
+        .layer(Arriving::each(LARGEST_DECODED))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, shutdown.begun())
         .await?;

@@ -1,11 +1,11 @@
 //! The shard service: writes and reads of this node's replicas.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
+use omma_common::fair::Turn;
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::{telemetry, vector};
 use omma_proto::internal::v1::image_command::Command;
@@ -14,7 +14,6 @@ use omma_proto::internal::v1::*;
 use omma_proto::v1::new_image::Content;
 use omma_proto::v1::{Consistency, Filter, PutResult};
 use prost::Message;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -211,7 +210,7 @@ impl ShardApi {
     async fn get(&self, request: GetImagesRequest, deadline: Deadline) -> Answer<GetImagesResponse> {
         let (shard, target) = self.shard(request.target)?;
         fresh(&shard, &target, request.consistency, request.min_applied_index, deadline).await?;
-        let turn = self.turn(deadline).await?;
+        let turn = self.turn(request.client, deadline).await?;
         let node = self.node.clone();
         let read = move || {
             let _turn = turn;
@@ -234,7 +233,7 @@ impl ShardApi {
 
     async fn search(&self, request: SearchGroupRequest, deadline: Deadline) -> Answer<SearchGroupResponse> {
         let (shard, target) = self.shard(request.target.clone())?;
-        let (consistency, attributes) = (request.consistency, request.include_attributes);
+        let (consistency, attributes, client) = (request.consistency, request.include_attributes, request.client);
         let min_applied_index = request.min_applied_index;
         let slots = Some(slot_set(&request.slots)).filter(|slots| !slots.is_empty());
         let queries = queries(request, target.dimension)?;
@@ -242,7 +241,7 @@ impl ShardApi {
         let fresh = fresh(&shard, &target, consistency, min_applied_index, deadline);
         let applied_index = fresh.instrument(span).await?;
         let span = telemetry::child(|| tracing::debug_span!("wait for a turn"));
-        let turn = self.turn(deadline).instrument(span).await?;
+        let turn = self.turn(client, deadline).instrument(span).await?;
         let uid = target.collection_uid;
         let span = telemetry::child(|| tracing::debug_span!("search", group = target.group_id));
         let node = self.node.clone();
@@ -271,22 +270,13 @@ impl ShardApi {
         blocking(search).await
     }
 
-    /// Waits for a place among the reads that run.
-    pub(super) async fn turn(&self, deadline: Deadline) -> Answer<OwnedSemaphorePermit> {
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        let ahead = self.node.reads_waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.node.reads_waiting);
-        if ahead >= self.node.config.search_queue {
+    /// Waits for a place among the reads that run. Clients get theirs in turn.
+    pub(super) async fn turn(&self, client: u64, deadline: Deadline) -> Answer<Turn> {
+        let turn = deadline.run("a place to read", self.node.reads.take(client)).await?;
+        turn.map_err(|too_many| {
             REFUSED.with(&["reads"]).inc();
-            return Err(ApiError::new(Reason::Overloaded, format!("{ahead} reads are waiting already")));
-        }
-        let permit = deadline.run("a place to read", self.node.reads.clone().acquire_owned()).await?;
-        permit.map_err(|_| ApiError::new(Reason::ShuttingDown, "the node is shutting down"))
+            ApiError::new(Reason::Overloaded, format!("{} reads are waiting already", too_many.waiting))
+        })
     }
 
     async fn encode(&self, request: EncodePictureRequest, deadline: Deadline) -> Answer<EncodePictureResponse> {

@@ -22,15 +22,14 @@ mod vitals;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use omma_common::admin::Subject;
+use omma_common::fair::Turns;
 use omma_common::ids::{GroupId, METADATA_GROUP, NodeId};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::Dialer;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
 
 use compare::Comparisons;
 use held::Held;
@@ -136,9 +135,7 @@ pub(crate) struct Node {
     /// To other nodes.
     pub(crate) dialer: Dialer,
     /// Reads that run at once: more would only take turns on the cores.
-    pub(crate) reads: Arc<Semaphore>,
-    /// Reads that wait.
-    pub(crate) reads_waiting: AtomicUsize,
+    pub(crate) reads: Arc<Turns>,
     pub(crate) recall: RecallSampler,
     comparisons: Mutex<Comparisons>,
     /// Nodes that said last that their disks are nearly full.
@@ -195,8 +192,7 @@ impl Node {
             metadata_replica,
             addresses,
             dialer,
-            reads: Arc::new(Semaphore::new(cores() * 2)),
-            reads_waiting: AtomicUsize::new(0),
+            reads: Turns::new(cores() * 2, config.search_queue),
             recall: RecallSampler::start(config.recall_sample).map_err(NodeError::Thread)?,
             comparisons: Mutex::default(),
             without_room: Mutex::default(),

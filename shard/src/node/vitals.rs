@@ -116,13 +116,12 @@ fn room(out: &mut Scrape, room: &Room) {
 
 impl Node {
     fn queues(&self, out: &mut Scrape) {
-        let waiting = self.reads_waiting.load(std::sync::atomic::Ordering::Relaxed);
         let proposals = self.replicas().iter().map(Replica::proposals).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         let queues = [
             ("encoder", self.encoder.occupancy()),
             ("proposals", proposals),
             ("log", self.host.log_queue()),
-            ("reads", (waiting, self.config.search_queue)),
+            ("reads", self.reads.waiting()),
         ];
         for (queue, (length, limit)) in queues {
             let labels = [("queue", queue)];
