@@ -1,7 +1,7 @@
 //! What every Omma process shares.
 //!
 //! Pure: [`ids`], [`slot`], [`vector`], [`topk`], [`session`], [`cache`]. At the edge: [`error`], [`deadline`],
-//! [`retry`], [`shutdown`]. With the feature `tls` `tls`, with `trace` `telemetry`, with `server` also `serve`, `metrics`,
+//! [`retry`], [`shutdown`], [`log_limit`]. With the feature `tls` `tls`, with `trace` `telemetry`, with `server` also `serve`, `metrics`,
 //! `rpc` and `admin`, with `fetch` `fetch`.
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod fair;
 pub mod fetch;
 pub mod ids;
 pub mod limits;
+pub mod log_limit;
 #[cfg(feature = "server")]
 pub mod metrics;
 pub mod retry;

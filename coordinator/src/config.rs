@@ -244,7 +244,7 @@ mod tests {
     /// What bounds clients has a unit, is on unless told otherwise, and stands in the table of limits.
     #[test]
     fn every_limit_has_a_unit_a_default_and_a_row() {
-        const SIZES: [&str; 5] = ["BYTES", "MIB", "SECONDS", "REQUESTS/S", "HITS"];
+        const SIZES: [&str; 6] = ["BYTES", "MIB", "SECONDS", "REQUESTS/S", "HITS", "PERCENT"];
         const COUNTS: [&str; 9] =
             ["REQUESTS", "CALLS", "CONNECTIONS", "HANDSHAKES", "IMAGES", "IDS", "QUERIES", "ATTRIBUTES", "COLLECTIONS"];
         let (table, mut limits) = (include_str!("../../SECURITY.md"), 0);

@@ -84,7 +84,12 @@ pub(crate) async fn encode(
     let map = routing.map().await?;
     let clients = map.nodes.values().filter_map(|n| routing.client(&n.address).ok()).collect();
     let mut last = ApiError::new(Reason::NodeUnreachable, "no shard node is known that could encode the picture");
-    for client in by_preference(clients) {
+    let nodes = by_preference(clients);
+    // A second time, too, while nobody can be reached: the call that comes at the end of a connection's life fails with it.
+    for (n, client) in nodes.iter().chain(&nodes).enumerate() {
+        if n >= nodes.len() && last.reason != Reason::NodeUnreachable {
+            break;
+        }
         let request = node::EncodePictureRequest {
             picture: picture.clone(),
             vector_space_id: collection.space_id().to_owned(),

@@ -109,6 +109,8 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     let serve = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        // Tells clients; tonic's grace would leave that out. `Incoming` sees to the end.
+        .max_connection_age(config.connections.age)
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(4 << 20)

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use omma_common::error::{Reason, reason_of};
 use omma_coordinator::access::Role;
@@ -23,6 +23,8 @@ use tonic::transport::{Channel, Endpoint};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+/// Calls of one client a second.
+const RATE: u32 = 60;
 /// In the picture, the image's id and its attributes.
 const SECRET: &str = "nobody-should-read-this";
 
@@ -51,7 +53,12 @@ impl<S: tracing::Subscriber> Layer<S> for Collect {
     }
 }
 
-/// The lines since the last look, as `level who rpc collection outcome`. A stream's last one comes a little later.
+/// The lines since the last look.
+fn take() -> Vec<Line> {
+    std::mem::take(&mut *LINES.lock().unwrap())
+}
+
+/// The same, as `level who rpc collection outcome`. A stream's last one comes a little later.
 async fn lines(many: usize) -> Vec<String> {
     for _ in 0..200 {
         if LINES.lock().unwrap().len() >= many {
@@ -59,7 +66,7 @@ async fn lines(many: usize) -> Vec<String> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let lines = std::mem::take(&mut *LINES.lock().unwrap());
+    let lines = take();
     let text = |line: Line| {
         assert!(line["address"].starts_with("127.0.0.1:"), "{line:?}");
         assert!(line.values().all(|value| !value.contains(SECRET) && value.len() < 100), "{line:?}");
@@ -119,7 +126,11 @@ async fn each_deed_is_one_line_without_its_content() {
     let file = std::env::temp_dir().join(format!("omma-audit-{}", std::process::id()));
     std::fs::write(&file, key.line).unwrap();
     let (header, keys) = (format!("Bearer {}", key.key), file.clone());
-    let cluster = Cluster::start_with(|config| config.access.api_keys = Some(keys)).await;
+    let cluster = Cluster::start_with(|config| {
+        config.access.api_keys = Some(keys);
+        config.limits.rate_per_client = RATE;
+    })
+    .await;
     let channel = Endpoint::from_shared(cluster.address.clone()).unwrap().connect_lazy();
     let (mut images, mut searches) =
         (ImageServiceClient::new(channel.clone()), SearchServiceClient::new(channel.clone()));
@@ -167,5 +178,37 @@ async fn each_deed_is_one_line_without_its_content() {
         lines(2).await,
         ["INFO key:ann IngestImages here OK", "INFO key:ann IngestImages elsewhere PERMISSION_DENIED"]
     );
+    let to_and_fro: Vec<_> = ["here", "there"].into_iter().cycle().take(100).collect();
+    assert_eq!(ingest(&channel, &header, &to_and_fro).await, None);
+    let told = ["here", "there", "there"].map(|name| format!("INFO key:ann IngestImages {name} OK"));
+    assert_eq!(lines(3).await, told);
+    refusals_are_told_and_bounded(&mut searches, &header).await;
     let _ = std::fs::remove_file(file);
+}
+
+/// A known caller, too, is refused more often than the log has lines: what it may not read, and then whatever it asks.
+async fn refusals_are_told_and_bounded(searches: &mut SearchServiceClient<Channel>, header: &str) {
+    let begun = Instant::now();
+    for _ in 0..RATE * 5 {
+        let search = pb::SearchRequest { collection: "elsewhere".into(), ..Default::default() };
+        searches.search(as_caller(search, Some(header))).await.unwrap_err();
+    }
+    let most = 21 + (20.0 * begun.elapsed().as_secs_f64()) as usize;
+    let lines = take();
+    for outcome in ["PERMISSION_DENIED", "RATE_LIMITED"] {
+        let told = |line: &&Line| {
+            line["outcome"] == outcome
+                && (&*line["rpc"], &*line["who"], &*line["level"]) == ("Search", "key:ann", "INFO")
+        };
+        let told = lines.iter().filter(told).count();
+        assert!((10..=most).contains(&told), "{told} lines of {outcome} where {most} may be");
+    }
+    // Those that got no line are counted by the next that gets one.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for _ in 0..RATE {
+        let search = pb::SearchRequest { collection: "elsewhere".into(), ..Default::default() };
+        searches.search(as_caller(search, Some(header))).await.unwrap_err();
+    }
+    let skipped: u64 = take().iter().filter_map(|line| line.get("skipped")?.parse::<u64>().ok()).sum();
+    assert!(skipped > u64::from(RATE), "{skipped}");
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use omma_common::tls::issue::Authority;
+use omma_common::tls::issue::{Authority, Issued};
 use omma_common::tls::{Dialer, PeerKind, PeerTls, ServerTrust};
 use omma_coordinator::access::Role;
 use omma_coordinator::access::keys::new_key;
@@ -64,14 +64,56 @@ impl Secured {
         self.issue_for(name, kind, "127.0.0.1", SystemTime::now())
     }
 
+    /// An authority that nobody believes yet.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn new_authority() -> Result<Authority> {
+        Ok(Authority::new(DAY)?)
+    }
+
+    /// From now on `ca.pem` holds the first authority, if it is still `believed`, and `new`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn believe(&self, believed: bool, new: &Authority) -> Result<()> {
+        let old = if believed { self.authority.cert() } else { "" };
+        Ok(std::fs::write(self.file("ca.pem"), format!("{old}{}", new.cert()))?)
+    }
+
+    /// As [`Secured::issue`], by another authority.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn issue_by(&self, authority: &Authority, name: &str, kind: Option<PeerKind>) -> Result<()> {
+        self.write(name, &authority.issue(name, kind, &["127.0.0.1".to_owned()], SystemTime::now(), DAY)?)
+    }
+
+    /// What a thief has: the certificate `name`, and the authority of now, in files of its own.
+    ///
+    /// # Errors
+    /// If they cannot be copied.
+    pub fn stolen(&self, name: &str) -> Result<PeerTls> {
+        let taken = |file: String| -> Result<PathBuf> {
+            let copy = self.file(&format!("stolen-{file}"));
+            std::fs::copy(self.file(&file), &copy)?;
+            Ok(copy)
+        };
+        let (cert, key) = (taken(format!("{name}.pem"))?, taken(format!("{name}.key"))?);
+        Ok(PeerTls { cert, key, ca: taken("ca.pem".to_owned())? })
+    }
+
     /// As [`Secured::issue`], for another host, and for a day from `begin` on.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn issue_for(&self, name: &str, kind: Option<PeerKind>, host: &str, begin: SystemTime) -> Result<()> {
-        let issued = self.authority.issue(name, kind, &[host.to_owned()], begin, DAY)?;
-        std::fs::write(self.file(&format!("{name}.key")), issued.key)?;
-        std::fs::write(self.file(&format!("{name}.pem")), issued.cert)?;
+        self.write(name, &self.authority.issue(name, kind, &[host.to_owned()], begin, DAY)?)
+    }
+
+    fn write(&self, name: &str, issued: &Issued) -> Result<()> {
+        std::fs::write(self.file(&format!("{name}.key")), &issued.key)?;
+        std::fs::write(self.file(&format!("{name}.pem")), &issued.cert)?;
         Ok(())
     }
 
@@ -108,7 +150,15 @@ impl Secured {
     /// # Errors
     /// If `address` is none.
     pub fn peer_channel(&self, name: &str, address: &str) -> Result<Channel> {
-        let dialer = Dialer::peer(&self.peer(name))?;
+        Self::peer_channel_with(&self.peer(name), address)
+    }
+
+    /// A channel to a shard node, with these files.
+    ///
+    /// # Errors
+    /// If `address` is none, or the files cannot be used.
+    pub fn peer_channel_with(files: &PeerTls, address: &str) -> Result<Channel> {
+        let dialer = Dialer::peer(files)?;
         Ok(dialer.endpoint(address)?.connect_timeout(Duration::from_secs(2)).connect_with_connector_lazy(dialer))
     }
 }

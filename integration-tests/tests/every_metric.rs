@@ -188,7 +188,7 @@ fn lead_astray(data: &Path) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_shows_something_once_it_happens() -> Result<()> {
     let options = ClusterOptions { groups: GROUPS, ..ClusterOptions::named("every_metric") };
-    let options = options.shard_flags(FLAGS).coordinator_flags(&["--max-requests", "15"]);
+    let options = options.secured().shard_flags(FLAGS).coordinator_flags(&["--max-requests", "15"]);
     let cluster = Cluster::start(options).await?;
     let (client, mut rng) = (cluster.client()?, generator(seed("every_metric"), 0));
     let watcher = Watcher::over(&cluster);
@@ -205,6 +205,9 @@ async fn every_metric_shows_something_once_it_happens() -> Result<()> {
     let differs = ["omma_digest_mismatches_total", "omma_replica_differs", "omma_replicas_rebuilt_total"];
     watcher.until_seen("a replica that went astray", &differs, async || Ok(())).await?;
     cluster.wait_converged(PATIENCE).await?;
+
+    std::fs::write(cluster.secured()?.file("keys"), "no keys")?;
+    watcher.until_seen("keys that are none", &["omma_files_stale_since_seconds"], async || Ok(())).await?;
 
     let documented = documented()?;
     let missing = watcher.missing(documented.iter().map(String::as_str));

@@ -1,6 +1,6 @@
 //! A cluster of real processes under TLS, with API keys: it works, and strangers get nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use omma_common::error::{Reason, reason_of};
@@ -11,6 +11,7 @@ use omma_proto::internal::v1::metadata_service_client::MetadataServiceClient;
 use omma_proto::internal::v1::raft_service_client::RaftServiceClient;
 use omma_proto::internal::v1::{DiscoverRequest, GetMetadataRequest, JoinRequest, VoteRequest};
 use tonic::Code;
+use tonic::transport::Channel;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -66,11 +67,25 @@ async fn strangers_at_the_peer_port(cluster: &Cluster) -> Result<()> {
     metadata.get_metadata(GetMetadataRequest::default()).await?;
     let vote = RaftServiceClient::new(coordinator).vote(VoteRequest::default()).await.err().context("it voted")?;
     ensure!(reason_of(&vote) == Some(Reason::PermissionDenied), "{vote:?}");
+    the_log_does_not_tell_of_each(cluster, &mut metadata).await?;
     let join = metadata.join(JoinRequest::default()).await.err().context("it joined")?;
     ensure!(reason_of(&join) == Some(Reason::PermissionDenied), "{join:?}");
     // A shard node's certificate is let through, to where the request itself is judged.
     let vote = RaftServiceClient::new(secured.peer_channel("shard", shard)?).vote(VoteRequest::default()).await;
     ensure!(vote.as_ref().err().and_then(reason_of) != Some(Reason::PermissionDenied), "{vote:?}");
+    Ok(())
+}
+
+/// Whoever has a coordinator's certificate cannot fill a node's disk with its refusals.
+async fn the_log_does_not_tell_of_each(cluster: &Cluster, peer: &mut MetadataServiceClient<Channel>) -> Result<()> {
+    let begin = Instant::now();
+    for _ in 0..200 {
+        ensure!(peer.join(JoinRequest::default()).await.is_err(), "it joined");
+    }
+    let log = cluster.shard_process(0)?.log()?;
+    let lines = log.lines().filter(|line| line.contains("certificate does not allow")).count();
+    let most = 22 + (20.0 * begin.elapsed().as_secs_f64()) as usize;
+    ensure!((10..=most).contains(&lines), "{lines} lines where {most} may be");
     Ok(())
 }
 

@@ -290,8 +290,18 @@ mod tests {
     /// What bounds strangers has a unit, is on unless told otherwise, and stands in the table of limits.
     #[test]
     fn every_limit_has_a_unit_a_default_and_a_row() {
-        const UNITS: [&str; 9] =
-            ["BYTES", "MIB", "PIXELS", "SECONDS", "MILLISECONDS", "PICTURES", "IMAGES", "CONNECTIONS", "HANDSHAKES"];
+        const UNITS: [&str; 10] = [
+            "BYTES",
+            "MIB",
+            "PIXELS",
+            "SECONDS",
+            "MILLISECONDS",
+            "PICTURES",
+            "IMAGES",
+            "CONNECTIONS",
+            "HANDSHAKES",
+            "PERCENT",
+        ];
         let (table, mut limits) = (include_str!("../../SECURITY.md"), 0);
         for flag in <Cli as clap::CommandFactory>::command().get_arguments() {
             let long = flag.get_long().unwrap_or_default();

@@ -21,6 +21,7 @@ mod memory;
 pub mod metadata;
 mod metrics;
 mod node;
+mod panics;
 pub mod room;
 mod runtime;
 pub mod store;

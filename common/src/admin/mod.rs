@@ -51,6 +51,7 @@ impl Admin {
     /// Serves what `vitals` show on `listen`; does nothing if that is [`OFF`] or empty. Port 0 takes a free port.
     pub async fn serve(listen: &str, vitals: Vec<Vitals>) -> Result<Option<Self>, AdminError> {
         crate::metrics::note_start();
+        crate::tls::show_stale_files();
         if matches!(listen, OFF | "") {
             return Ok(None);
         }

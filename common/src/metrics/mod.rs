@@ -101,6 +101,13 @@ impl Gauge {
         }
     }
 
+    /// To so many.
+    pub fn set(&self, value: i64) {
+        if let Some(gauge) = &self.0 {
+            gauge.set(value);
+        }
+    }
+
     /// Now.
     pub fn get(&self) -> i64 {
         self.0.as_ref().map_or(0, IntGauge::get)
@@ -115,6 +122,13 @@ impl Gauges {
     /// A new family.
     pub fn new(name: &'static str, help: &'static str, labels: &[&str]) -> Self {
         Self(registered(name, IntGaugeVec::new(Opts::new(name, help), labels)))
+    }
+
+    /// As [`Counters::of`].
+    pub fn of(name: &'static str, help: &'static str, label: &str, values: &[&str]) -> Self {
+        let family = Self::new(name, help, &[label]);
+        values.iter().for_each(|value| family.with(&[value]).set(0));
+        family
     }
 
     /// As [`Counters::with`].

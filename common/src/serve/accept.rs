@@ -1,6 +1,5 @@
 //! Takes connections: TCP, then TLS if there is any, within bounds.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,17 +7,25 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 
 use super::activity::{Activity, Registry};
 use super::args::ConnectionLimits;
 use super::connection::{ConnectInfo, Connection};
+use super::origin::Origin;
+use super::shaking::Shaking;
+use crate::log_limit::{Line, LogLimit};
 use crate::tls::{PeerConfigs, PeerKind, PeerTls, PublicTls, TlsError, Watched, Wire};
 
 /// After a failed accept, out of file descriptors mostly: ended connections free some meanwhile.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
+/// Streams end so long after the other side was told to make another connection, that they are begun anew on that one.
+const AFTER_RETIREMENT: Duration = Duration::from_secs(1);
+/// Lines about handshakes.
+static FAILED: LogLimit = LogLimit::new();
 
 /// How a port is protected. Certificates are loaded anew when their files change: the next connection sees them.
 #[derive(Debug, Clone)]
@@ -63,9 +70,8 @@ pub struct Incoming {
     security: Security,
     limits: ConnectionLimits,
     registry: Arc<Registry>,
-    shaking: JoinSet<Option<Connection>>,
-    /// Of the handshakes, the oldest first; some have ended.
-    oldest: VecDeque<AbortHandle>,
+    shaken: JoinSet<Option<Connection>>,
+    shaking: Shaking,
 }
 
 impl Incoming {
@@ -75,9 +81,9 @@ impl Incoming {
         security: Security,
         limits: ConnectionLimits,
     ) -> Pin<Box<dyn Stream<Item = std::io::Result<Connection>> + Send>> {
-        let (shaking, oldest) = (JoinSet::new(), VecDeque::new());
-        let incoming =
-            Self { listener, security, limits, registry: Registry::new(limits.connections), shaking, oldest };
+        let registry = Registry::new(limits.connections, limits.share(limits.connections));
+        let shaking = Shaking::new(limits.handshakes, limits.share(limits.handshakes));
+        let incoming = Self { listener, security, limits, registry, shaken: JoinSet::new(), shaking };
         Box::pin(futures::stream::unfold(incoming, |mut incoming| async move {
             let connection = incoming.next().await;
             Some((Ok(connection), incoming))
@@ -87,7 +93,7 @@ impl Incoming {
     async fn next(&mut self) -> Connection {
         loop {
             tokio::select! {
-                Some(shaken) = self.shaking.join_next() => if let Ok(Some(connection)) = shaken {
+                Some(shaken) = self.shaken.join_next() => if let Ok(Some(connection)) = shaken {
                     return connection;
                 },
                 accepted = self.listener.accept() => match accepted {
@@ -108,21 +114,19 @@ impl Incoming {
         // Fails only if the other side is gone, which is noticed soon enough.
         let _ = tcp.set_nodelay(true);
         let Some(config) = self.security.config() else {
-            return place(&self.registry, Wire::Plain(tcp), address, None, self.limits.idle);
+            return place(&self.registry, Wire::Plain(tcp), address, None, &self.limits);
         };
-        self.oldest.retain(|handshake| !handshake.is_finished());
-        if self.shaking.len() >= self.limits.handshakes
-            && let Some(oldest) = self.oldest.pop_front()
-        {
-            oldest.abort();
-        }
+        let origin = Origin::of(address.ip());
+        self.shaking.make_room(origin);
         let (registry, limits) = (self.registry.clone(), self.limits);
-        let handshake = self.shaking.spawn(async move {
+        let handshake = self.shaken.spawn(async move {
             let shaken = tokio::time::timeout(limits.handshake, TlsAcceptor::from(config).accept(tcp)).await;
             let stream = match shaken {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
-                    tracing::info!(%address, %error, "refused a connection: its TLS handshake failed");
+                    if let Some(Line { skipped }) = FAILED.line() {
+                        tracing::info!(%address, %error, skipped, "refused a connection: its TLS handshake failed");
+                    }
                     return None;
                 }
                 Err(_) => {
@@ -132,9 +136,9 @@ impl Incoming {
             };
             let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let kind = certificate.and_then(PeerKind::of);
-            place(&registry, Wire::Tls(Box::new(stream.into())), address, kind, limits.idle)
+            place(&registry, Wire::Tls(Box::new(stream.into())), address, kind, &limits)
         });
-        self.oldest.push_back(handshake);
+        self.shaking.begun(origin, handshake);
         None
     }
 }
@@ -144,12 +148,14 @@ fn place(
     wire: Wire,
     address: SocketAddr,
     kind: Option<PeerKind>,
-    idle: Duration,
+    limits: &ConnectionLimits,
 ) -> Option<Connection> {
     let activity = Activity::new();
-    let Some(place) = registry.enter(&activity) else {
+    let Some(place) = registry.enter(Origin::of(address.ip()), &activity) else {
         tracing::debug!(%address, "closed a connection: there are as many as may be, and all are busy");
         return None;
     };
-    Some(Connection::new(wire, ConnectInfo { address, kind, activity }, idle, place))
+    let retires = Instant::now() + limits.age + AFTER_RETIREMENT;
+    let info = ConnectInfo { address, kind, retires, activity };
+    Some(Connection::new(wire, info, limits, place))
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::origin::Origin;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -81,7 +83,37 @@ impl Activity {
 #[derive(Debug)]
 pub(super) struct Registry {
     most: usize,
-    open: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
+    /// Of one origin.
+    each: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    all: HashMap<u64, (Origin, Arc<Activity>)>,
+    counts: HashMap<Origin, usize>,
+}
+
+impl Open {
+    fn remove(&mut self, id: u64) -> Option<Arc<Activity>> {
+        let (origin, activity) = self.all.remove(&id)?;
+        if let Some(count) = self.counts.get_mut(&origin) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&origin);
+            }
+        }
+        Some(activity)
+    }
+
+    /// The connection that could be missed most easily, of `only` one origin or of all; `None` if all are busy.
+    fn idlest(&self, only: Option<Origin>) -> Option<u64> {
+        let unused = |activity: &Activity| !activity.used.load(Ordering::Relaxed);
+        let these = self.all.iter().filter(|(_, (origin, _))| only.is_none_or(|only| only == *origin));
+        let idle = these.filter_map(|(id, (_, other))| Some((unused(other), other.idle()?, *id)));
+        idle.max().map(|(_, _, id)| id)
+    }
 }
 
 /// A place in the registry, until it is dropped.
@@ -93,28 +125,33 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.registry.open).1.remove(&self.id);
+        lock(&self.registry.open).remove(self.id);
     }
 }
 
 impl Registry {
-    pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, open: Mutex::default() })
+    pub(super) fn new(most: usize, each: usize) -> Arc<Self> {
+        Arc::new(Self { most, each, open: Mutex::default() })
     }
 
-    /// A place for a new connection. If all are taken, the connection that has idled longest is closed for it, one that
-    /// never carried a request before all others; `None` if all are busy.
-    pub(super) fn enter(self: &Arc<Self>, activity: &Arc<Activity>) -> Option<Place> {
+    /// A place for a new connection of `origin`. If that has its share, its own connection that has idled longest is
+    /// closed for it; if all are taken, the one of all. One that never carried a request goes before all others. `None` if
+    /// all are busy.
+    pub(super) fn enter(self: &Arc<Self>, origin: Origin, activity: &Arc<Activity>) -> Option<Place> {
         let mut open = lock(&self.open);
-        if open.1.len() >= self.most {
-            let unused = |activity: &Activity| !activity.used.load(Ordering::Relaxed);
-            let idle = open.1.iter().filter_map(|(id, other)| Some((unused(other), other.idle()?, *id)));
-            let (_, _, id) = idle.max()?;
-            open.1.remove(&id)?.close();
+        let own = open.counts.get(&origin).copied().unwrap_or(0);
+        let gives_way = match (own >= self.each, open.all.len() >= self.most) {
+            (true, _) => Some(open.idlest(Some(origin))?),
+            (false, true) => Some(open.idlest(None)?),
+            (false, false) => None,
+        };
+        if let Some(activity) = gives_way.and_then(|id| open.remove(id)) {
+            activity.close();
         }
-        open.0 += 1;
-        let id = open.0;
-        open.1.insert(id, activity.clone());
+        open.next += 1;
+        let id = open.next;
+        open.all.insert(id, (origin, activity.clone()));
+        *open.counts.entry(origin).or_default() += 1;
         Some(Place { id, registry: self.clone() })
     }
 }
@@ -123,39 +160,62 @@ impl Registry {
 mod tests {
     use super::*;
 
+    fn from(who: u8) -> Origin {
+        Origin::of([10, 0, 0, who].into())
+    }
+
+    #[test]
+    fn an_address_with_its_share_makes_room_among_its_own() {
+        let registry = Registry::new(4, 2);
+        let later = |_| {
+            std::thread::sleep(Duration::from_millis(5));
+            Activity::new()
+        };
+        let all: Vec<_> = (0..6).map(later).collect();
+        let other = registry.enter(from(2), &all[0]);
+        let _kept: Vec<_> = (1..4).map(|n| registry.enter(from(1), &all[n]).unwrap()).collect();
+        let ended: Vec<_> = all.iter().map(|activity| closed(activity)).collect();
+        assert_eq!(ended, [false, true, false, false, false, false], "the idlest of its own, not of all");
+        let _busy = [all[2].begin(), all[3].begin()];
+        assert!(registry.enter(from(1), &all[4]).is_none(), "its own are busy, and no other gives way");
+        assert!(registry.enter(from(2), &all[5]).is_some() && !closed(&all[0]), "there is room for another");
+        drop(other);
+        assert_eq!(lock(&registry.open).counts.len(), 1, "who has none left is forgotten");
+    }
+
     fn closed(activity: &Activity) -> bool {
         activity.poll_closing(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
     fn a_new_connection_takes_the_place_of_the_idlest() {
-        let registry = Registry::new(2);
+        let registry = Registry::new(2, 2);
         let all: Vec<_> = (0..4).map(|_| Activity::new()).collect();
-        let _first = registry.enter(&all[0]).unwrap();
+        let _first = registry.enter(from(1), &all[0]).unwrap();
         std::thread::sleep(Duration::from_millis(5));
-        let second = registry.enter(&all[1]).unwrap();
+        let second = registry.enter(from(1), &all[1]).unwrap();
         let request = all[0].begin();
-        let _third = registry.enter(&all[2]).unwrap();
+        let _third = registry.enter(from(1), &all[2]).unwrap();
         assert!(!closed(&all[0]) && closed(&all[1]) && !closed(&all[2]));
         // Its place is gone already: dropping it must not free another one.
         drop(second);
         let other = all[2].begin();
-        assert!(registry.enter(&all[3]).is_none(), "all are busy");
+        assert!(registry.enter(from(1), &all[3]).is_none(), "all are busy");
         drop(request);
-        assert!(registry.enter(&all[3]).is_some());
+        assert!(registry.enter(from(1), &all[3]).is_some());
         assert!(closed(&all[0]) && !closed(&all[2]));
         drop(other);
     }
 
     #[test]
     fn whoever_only_connects_gives_way_to_whoever_works() {
-        let registry = Registry::new(2);
+        let registry = Registry::new(2, 2);
         let (worker, stranger, other) = (Activity::new(), Activity::new(), Activity::new());
-        let _worker = registry.enter(&worker);
+        let _worker = registry.enter(from(1), &worker);
         drop(worker.begin());
         std::thread::sleep(Duration::from_millis(5));
-        let _stranger = registry.enter(&stranger);
-        assert!(registry.enter(&other).is_some());
+        let _stranger = registry.enter(from(1), &stranger);
+        assert!(registry.enter(from(1), &other).is_some());
         assert!(!closed(&worker) && closed(&stranger));
     }
 

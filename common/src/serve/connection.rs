@@ -11,6 +11,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::transport::server::Connected;
 
 use super::activity::{Activity, InFlight, Place};
+use super::args::ConnectionLimits;
 use crate::tls::{PeerKind, Wire};
 
 /// What a request knows of the connection that it came through: an extension of each request.
@@ -20,33 +21,44 @@ pub struct ConnectInfo {
     pub address: SocketAddr,
     /// What its certificate says that it is; `None` where certificates are not asked for.
     pub kind: Option<PeerKind>,
+    /// From when on the connection takes no more requests.
+    pub(super) retires: Instant,
     pub(super) activity: Arc<Activity>,
 }
 
 impl ConnectInfo {
+    /// Returns once the connection takes no more requests. Streams that would go on should end then, so that they are
+    /// begun anew on another connection; it is closed a while later.
+    pub fn retired(&self) -> impl Future<Output = ()> + Send + 'static {
+        sleep_until(self.retires)
+    }
+
     /// Notes that a request runs, until the guard is dropped.
     pub fn begin(&self) -> InFlight {
         self.activity.begin()
     }
 }
 
-/// A connection that ends by itself when it has idled for too long, or when it has to give way.
+/// A connection that ends by itself when it has idled for too long, when it has to give way, or when what was under way at
+/// the end of its life does not end.
 #[derive(Debug)]
 pub struct Connection {
     wire: Wire,
     info: ConnectInfo,
     idle: Duration,
     look: Pin<Box<Sleep>>,
+    end: Pin<Box<Sleep>>,
     _place: Place,
 }
 
 impl Connection {
-    pub(super) fn new(wire: Wire, info: ConnectInfo, idle: Duration, place: Place) -> Self {
-        Self { wire, info, idle, look: Box::pin(sleep(idle)), _place: place }
+    pub(super) fn new(wire: Wire, info: ConnectInfo, limits: &ConnectionLimits, place: Place) -> Self {
+        let (idle, end) = (limits.idle, Box::pin(sleep_until(info.retires + limits.grace())));
+        Self { wire, info, idle, look: Box::pin(sleep(idle)), end, _place: place }
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.info.activity.poll_closing(cx).is_ready() {
+        if self.info.activity.poll_closing(cx).is_ready() || self.end.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         loop {
@@ -103,5 +115,34 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.wire.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::activity::Registry;
+    use super::super::origin::Origin;
+    use super::*;
+
+    /// However busy it is: its requests may be streams that a thief keeps open.
+    #[tokio::test]
+    async fn a_connection_that_outlives_its_grace_is_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, address) = listener.accept().await.unwrap();
+        let (activity, limits) = (Activity::new(), ConnectionLimits::default());
+        let begun = Instant::now();
+        let retires = begun.checked_sub(limits.grace()).unwrap() + Duration::from_millis(300);
+        let place = Registry::new(1, 1).enter(Origin::of(address.ip()), &activity).unwrap();
+        let info = ConnectInfo { address, kind: None, retires, activity };
+        let _busy = info.begin();
+        info.retired().await;
+        let mut connection = Connection::new(Wire::Plain(tcp), info, &limits, place);
+        assert_eq!(connection.read(&mut [0; 8]).await.unwrap(), 0);
+        assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+        drop(other);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Incoming`] accepts and shakes hands; each connection tells requests who is at its other end ([`ConnectInfo`]); the
 //! layer [`Track`] tells the connection which requests run, so that one that idles can be closed, or give way when
-//! there are too many. The layer [`Arriving`] bounds what requests take in memory.
+//! there are too many. No address has more than its share of them. The layer [`Arriving`] bounds what requests take in
+//! memory.
 //! Callers in the same process need no connection ([`InProcess`]).
 
 mod accept;
@@ -11,6 +12,8 @@ mod args;
 mod arriving;
 mod connection;
 mod in_process;
+mod origin;
+mod shaking;
 mod track;
 
 pub use accept::{Incoming, Security};

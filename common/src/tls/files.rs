@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 
 use super::kind::PeerKind;
+use super::stale::Kept;
 use super::verify::{KnownPeers, ShardsOnly};
 use super::watched::Watched;
 use super::{alpn, provider};
@@ -92,7 +93,7 @@ impl PublicTls {
     /// If they cannot be used.
     pub fn watch(&self) -> Result<Watched<ServerConfig>, TlsError> {
         let files = self.clone();
-        Watched::over("the public certificate", vec![self.cert.clone(), self.key.clone()], move || files.load())
+        Watched::over(Kept::PublicCertificate, vec![self.cert.clone(), self.key.clone()], move || files.load())
     }
 
     fn load(&self) -> Result<ServerConfig, TlsError> {
@@ -116,7 +117,7 @@ impl PeerTls {
     pub fn watch(&self) -> Result<Watched<PeerConfigs>, TlsError> {
         let files = self.clone();
         let paths = vec![self.cert.clone(), self.key.clone(), self.ca.clone()];
-        Watched::over("the peer certificate", paths, move || files.load())
+        Watched::over(Kept::PeerCertificate, paths, move || files.load())
     }
 
     fn load(&self) -> Result<PeerConfigs, TlsError> {
@@ -170,7 +171,7 @@ impl ServerTrust {
 
     fn watch_for(&self, alpn: Vec<Vec<u8>>) -> Result<Watched<ClientConfig>, TlsError> {
         let (trust, files) = (self.clone(), self.ca.iter().cloned().collect());
-        Watched::over("the certificate authorities", files, move || trust.load(alpn.clone()))
+        Watched::over(Kept::Authorities, files, move || trust.load(alpn.clone()))
     }
 
     fn load(&self, alpn: Vec<Vec<u8>>) -> Result<ClientConfig, TlsError> {

@@ -12,6 +12,7 @@ mod files;
 pub mod issue;
 mod kind;
 mod plaintext;
+mod stale;
 mod verify;
 mod watched;
 
@@ -23,6 +24,9 @@ pub use dial::{Dialer, InvalidAddress, Obstacle, Wire};
 pub use files::{PeerConfigs, PeerTls, PublicTls, ServerTrust, TlsError};
 pub use kind::PeerKind;
 pub use plaintext::{Plaintext, PlaintextRefused};
+pub use stale::Kept;
+#[cfg(feature = "server")]
+pub(crate) use stale::init as show_stale_files;
 pub use watched::Watched;
 
 /// One implementation of the ciphers for the whole process.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use super::stale::Kept;
+
 /// Between two looks at the files.
 const EVERY: Duration = Duration::from_secs(2);
 
@@ -26,12 +28,12 @@ impl<T> std::fmt::Debug for Watched<T> {
 
 impl<T: Send + Sync + 'static> Watched<T> {
     /// Loads the value now, and again within two seconds of a change of one of `files`. A version that does not load is
-    /// reported as an error and left out: the one before stays. `what` names the value in the log.
+    /// reported as an error, in the log and by a metric, and left out: the one before stays.
     ///
     /// # Errors
     /// Those of the first load.
     pub fn over<E>(
-        what: &'static str,
+        what: Kept,
         files: Vec<PathBuf>,
         load: impl Fn() -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<Self, E>
@@ -41,7 +43,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         Self::every(EVERY, what, files, Box::new(load))
     }
 
-    fn every<E>(every: Duration, what: &'static str, files: Vec<PathBuf>, load: Load<T, E>) -> Result<Self, E>
+    fn every<E>(every: Duration, what: Kept, files: Vec<PathBuf>, load: Load<T, E>) -> Result<Self, E>
     where
         E: std::error::Error + Send + 'static,
     {
@@ -49,6 +51,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         let mut known = stamps(&files);
         let value = Arc::new(RwLock::new(Arc::new(load()?)));
         let weak = Arc::downgrade(&value);
+        let (name, mut stale) = (what.name(), None);
         let watch = move || {
             loop {
                 std::thread::sleep(every);
@@ -61,16 +64,19 @@ impl<T: Send + Sync + 'static> Watched<T> {
                 match load() {
                     Ok(new) => {
                         *value.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
-                        tracing::info!(?files, "{what} loaded anew");
+                        tracing::info!(?files, "{name} loaded anew");
+                        stale = None;
                     }
                     Err(error) => {
-                        tracing::error!(?files, %error, "{what} changed and cannot be used: the old one stays")
+                        tracing::error!(?files, %error, "{name} changed and cannot be used: the old one stays");
+                        stale.get_or_insert_with(SystemTime::now);
                     }
                 }
+                what.stale_since(stale);
             }
         };
         if let Err(error) = std::thread::Builder::new().name("omma-watch".into()).spawn(watch) {
-            tracing::error!(%error, "{what} will not be loaded anew when it changes");
+            tracing::error!(%error, "{name} will not be loaded anew when it changes");
         }
         Ok(Self(value))
     }
@@ -102,9 +108,21 @@ fn inode(_: &std::fs::Metadata) -> u64 {
     0
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
+
+    /// What the metric shows, once it is as wanted.
+    fn stale_since(wanted: impl Fn(i64) -> bool) -> i64 {
+        let shown = || crate::tls::stale::shown(Kept::ApiKeys);
+        for _ in 0..1000 {
+            if wanted(shown()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        shown()
+    }
 
     #[test]
     fn a_bad_version_leaves_the_last_good_one() {
@@ -116,7 +134,8 @@ mod tests {
             let file = file.clone();
             move || std::fs::read_to_string(&file).unwrap_or_default().parse::<u32>()
         };
-        let value = Watched::every(Duration::from_millis(5), "n", vec![file.clone()], Box::new(load)).unwrap();
+        let value =
+            Watched::every(Duration::from_millis(5), Kept::ApiKeys, vec![file.clone()], Box::new(load)).unwrap();
         let becomes = |wanted: u32| {
             (0..1000).any(|_| {
                 *value.get() == wanted || {
@@ -129,8 +148,13 @@ mod tests {
         std::fs::write(&file, "no number").unwrap();
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(*value.get(), 1);
+        let told = stale_since(|since| since > 0);
+        std::fs::write(&file, "no number either").unwrap();
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(stale_since(|since| since > 0), told, "since the first that could not be used");
         std::fs::write(&file, "23").unwrap();
         assert!(becomes(23));
+        assert_eq!(stale_since(|since| since == 0), 0);
         let held = Arc::downgrade(&value.0);
         drop(value);
         assert!((0..1000).any(|_| held.strong_count() == 0 || {

@@ -1,12 +1,15 @@
 //! The audit log: who did what to which collection, and how it ended; never what was in it.
 //!
-//! Events of the tracing target `audit`: changes and refusals at `info`, reads at `debug`. Written only where callers
-//! have to say who they are.
+//! Events of the tracing target `audit`: changes, and whatever was refused to its caller, at `info`; other reads at `debug`.
+//! Of refusals, which cost their caller nothing, a bounded number of lines. Written only where callers have to say who they are.
 
 use std::net::SocketAddr;
 
-use omma_common::error::Reason;
+use omma_common::error::{ApiError, Reason};
 use omma_common::ids::shown_collection_name;
+use omma_common::log_limit::{Line, LogLimit};
+use omma_common::serve::ConnectInfo;
+use tonic::codegen::http::Request;
 
 use super::caller::Caller;
 
@@ -31,22 +34,41 @@ pub(crate) struct Deed<'a> {
     pub(crate) collection: &'a str,
     /// `OK`, or the reason of the error.
     pub(crate) outcome: &'a str,
-    /// Lines about strangers that were left out before this one.
-    pub(crate) skipped: u64,
 }
 
-/// Writes one line.
+/// Lines about calls that were refused for `outcome`, each for itself: strangers must not drown out the others.
+fn refusals(outcome: &str) -> Option<&'static LogLimit> {
+    static UNKNOWN: LogLimit = LogLimit::new();
+    static DENIED: LogLimit = LogLimit::new();
+    static TOO_MANY: LogLimit = LogLimit::new();
+    let kinds =
+        [(Reason::Unauthenticated, &UNKNOWN), (Reason::PermissionDenied, &DENIED), (Reason::RateLimited, &TOO_MANY)];
+    kinds.into_iter().find(|(reason, _)| reason.name() == outcome).map(|(_, limit)| limit)
+}
+
+/// Writes one line, or counts it among those that were left out.
 pub(crate) fn audit(deed: &Deed<'_>) {
     let Some(who) = &deed.caller.name else { return };
     let Deed { rpc, outcome, .. } = deed;
+    let refusals = refusals(outcome);
+    let Some(Line { skipped }) = refusals.map_or(Some(Line::default()), LogLimit::line) else { return };
     let collection = shown_collection_name(deed.collection);
-    // Denials are of interest whatever was asked for.
-    let denied = [Reason::PermissionDenied, Reason::Unauthenticated, Reason::RateLimited].map(Reason::name);
-    let skipped = (deed.skipped > 0).then_some(deed.skipped);
     let address = deed.address.map(|a| a.to_string()).unwrap_or_default();
-    if READS.iter().all(|read| read != rpc) || denied.contains(outcome) {
+    // Refusals are of interest whatever was asked for.
+    if refusals.is_some() || !READS.contains(rpc) {
         tracing::info!(target: "audit", who, address, rpc, collection, outcome, skipped);
     } else {
         tracing::debug!(target: "audit", who, address, rpc, collection, outcome, skipped);
     }
+}
+
+/// As [`audit`], of a call that was refused before its message was read.
+pub(super) fn audit_refused<B>(request: &Request<B>, caller: &Caller, error: &ApiError) {
+    audit(&Deed {
+        caller,
+        address: request.extensions().get::<ConnectInfo>().map(|info| info.address),
+        rpc: request.uri().path().rsplit('/').next().unwrap_or_default(),
+        collection: "",
+        outcome: error.reason.name(),
+    });
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use omma_common::tls::Watched;
+use omma_common::tls::{Kept, Watched};
 use serde::Deserialize;
 
 use super::caller::{Caller, Collections};
@@ -87,7 +87,7 @@ struct Claims {
 impl JwtConfig {
     pub(super) fn watch(&self) -> Result<Watched<Tokens>, JwtError> {
         let config = self.clone();
-        Watched::over("the key set", vec![self.jwks.clone()], move || config.load())
+        Watched::over(Kept::KeySet, vec![self.jwks.clone()], move || config.load())
     }
 
     fn load(&self) -> Result<Tokens, JwtError> {

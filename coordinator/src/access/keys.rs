@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use omma_common::ids::check_collection_name;
-use omma_common::tls::Watched;
+use omma_common::tls::{Kept, Watched};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -131,7 +131,7 @@ pub(crate) struct Keys(Vec<Entry>);
 impl Keys {
     pub(super) fn watch(path: &Path) -> Result<Watched<Self>, KeysError> {
         let file = path.to_owned();
-        Watched::over("the API keys", vec![path.to_owned()], move || Self::load(&file))
+        Watched::over(Kept::ApiKeys, vec![path.to_owned()], move || Self::load(&file))
     }
 
     fn load(path: &Path) -> Result<Self, KeysError> {

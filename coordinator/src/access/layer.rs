@@ -3,16 +3,14 @@
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use futures::future::Either;
 use omma_common::error::{ApiError, Reason};
-use omma_common::serve::ConnectInfo;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 
 use super::Access;
-use super::audit::{Deed, audit};
+use super::audit::audit_refused;
 use super::caller::Caller;
 use super::rpcs::{Need, need};
 
@@ -47,28 +45,13 @@ impl<S> Guard<S> {
         if need == Need::Nothing {
             return Ok(Arc::new(Caller::nobody()));
         }
-        let caller = self.access.caller(request.headers()).inspect_err(|e| {
-            if let Some(skipped) = self.access.strangers.line(Instant::now()) {
-                log(request, &Caller::unknown(), e, skipped);
-            }
-        })?;
+        let caller = self.access.caller(request.headers());
+        let caller = caller.inspect_err(|e| audit_refused(request, &Caller::unknown(), e))?;
         if let Need::Role(role) = need {
-            caller.has(role).inspect_err(|e| log(request, &caller, e, 0))?;
+            caller.has(role).inspect_err(|e| audit_refused(request, &caller, e))?;
         }
         Ok(caller)
     }
-}
-
-/// `skipped`: as many before this one were not told of.
-fn log(request: &Request<Body>, caller: &Caller, error: &ApiError, skipped: u64) {
-    audit(&Deed {
-        caller,
-        address: request.extensions().get::<ConnectInfo>().map(|info| info.address),
-        rpc: request.uri().path().rsplit('/').next().unwrap_or_default(),
-        collection: "",
-        outcome: error.reason.name(),
-        skipped,
-    });
 }
 
 impl<S> tower::Service<Request<Body>> for Guard<S>

@@ -12,7 +12,6 @@ mod layer;
 mod rpcs;
 mod scope;
 mod share;
-mod strangers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +31,6 @@ pub(crate) use share::{Share, Shared, Shares};
 
 use jwt::Tokens;
 use keys::{Keys, KeysError};
-use strangers::Strangers;
 
 /// Who is let in. With neither, everybody is.
 #[derive(Debug, Clone, Default)]
@@ -60,14 +58,13 @@ pub(crate) struct Access {
     keys: Option<Watched<Keys>>,
     tokens: Option<Watched<Tokens>>,
     anyone: Arc<Caller>,
-    strangers: Arc<Strangers>,
 }
 
 impl Access {
     pub(crate) fn new(config: &AccessConfig) -> Result<Self, AccessError> {
         let keys = config.api_keys.as_ref().map(|file| Keys::watch(file)).transpose()?;
         let tokens = config.jwt.as_ref().map(JwtConfig::watch).transpose()?;
-        Ok(Self { keys, tokens, anyone: Arc::new(Caller::anyone()), strangers: Arc::default() })
+        Ok(Self { keys, tokens, anyone: Arc::new(Caller::anyone()) })
     }
 
     /// Whether callers have to say who they are.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 
+use super::audit::audit_refused;
 use super::caller::Caller;
 use super::client::Client;
 use crate::metrics::{REFUSED_CLIENT_RATE, REFUSED_CLIENT_REQUESTS};
@@ -130,7 +131,12 @@ where
         let client = extensions.get::<Arc<Caller>>().map_or(Client(0), |caller| Client::of(caller, address));
         let counted = match self.shares.begin(client, Instant::now()) {
             Ok(counted) => counted,
-            Err(error) => return Box::pin(async move { Ok(error.to_status().into_http()) }),
+            Err(error) => {
+                if let Some(caller) = extensions.get::<Arc<Caller>>() {
+                    audit_refused(&request, caller, &error);
+                }
+                return Box::pin(async move { Ok(error.to_status().into_http()) });
+            }
         };
         request.extensions_mut().insert(Whose(client.0));
         let (answer, time) = (self.inner.call(request), self.shares.each.time);

@@ -124,17 +124,23 @@ async fn cut(
     Ok(pb::GroupCut { group_id: group, applied_index, image_count, cut_token: token.write() })
 }
 
+/// The cut, and after which key the page begins.
+fn page_of(request: &pb::ReadBackupRequest) -> Result<(CutToken, u64), ApiError> {
+    validate::collection_name("collection", &request.collection)?;
+    let cut = CutToken::read(&request.cut_token)?;
+    let after = match request.page_token.as_str() {
+        "" => 0,
+        token => token.parse().map_err(|_| ApiError::field("page_token", "is none of ReadBackup's"))?,
+    };
+    Ok((cut, after))
+}
+
 async fn read(
     coordinator: Arc<Coordinator>,
     request: pb::ReadBackupRequest,
     deadline: Deadline,
 ) -> Result<pb::ReadBackupResponse, ApiError> {
-    validate::collection_name("collection", &request.collection)?;
-    let CutToken { node, group, cut } = CutToken::read(&request.cut_token)?;
-    let after = match request.page_token.as_str() {
-        "" => 0,
-        token => token.parse().map_err(|_| ApiError::field("page_token", "is none of ReadBackup's"))?,
-    };
+    let (CutToken { node, group, cut }, after) = page_of(&request)?;
     let map = coordinator.routing.map().await?;
     let collection = coordinator.routing.collection(&request.collection, deadline).await?;
     let gone = || ApiError::new(Reason::BackupExpired, "the node that the cut is on is gone: begin the group again");
@@ -153,25 +159,28 @@ fn image(record: node::PutRecord) -> pb::BackupImage {
     pb::BackupImage { id, embedding: embedding.to_vec(), attributes, content_digest: content_digest.to_vec() }
 }
 
+fn check_restore(request: &pb::RestoreImagesRequest) -> Result<(), ApiError> {
+    validate::collection_name("collection", &request.collection)?;
+    validate::request_id(&request.request_id)?;
+    match request.images.len() {
+        1..=MOST_IMAGES => Ok(()),
+        n => Err(ApiError::field("images", format!("are {n}; 1 to {MOST_IMAGES} are allowed"))),
+    }
+}
+
 async fn restore(
     coordinator: Arc<Coordinator>,
     request: pb::RestoreImagesRequest,
     deadline: Deadline,
 ) -> Result<pb::RestoreImagesResponse, ApiError> {
+    check_restore(&request)?;
     let pb::RestoreImagesRequest { collection, images, request_id } = request;
-    validate::collection_name("collection", &collection)?;
-    validate::request_id(&request_id)?;
-    if !(1..=MOST_IMAGES).contains(&images.len()) {
-        return Err(ApiError::field("images", format!("are {}; 1 to {MOST_IMAGES} are allowed", images.len())));
-    }
     let restored_count = images.len() as u32;
     let request_id = request_id_or_new(&request_id);
     let (coordinator, images, request_id) = (&coordinator, &images, &request_id);
     coordinator
         .with_collection(&collection, deadline, |collection| async move {
-            let (dimension, limits) = (collection.dimension(), &coordinator.limits);
-            let one = |(place, image)| record(&format!("images[{place}]"), image, dimension, limits);
-            let records = images.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+            let records = records(images, collection.dimension(), &coordinator.limits)?;
             let (collection, records) = (&collection, &records);
             // What one group did already it answers again.
             let write = |map: Arc<ClusterMap>| async move {
@@ -195,6 +204,11 @@ async fn restore(
     Ok(pb::RestoreImagesResponse { restored_count })
 }
 
+fn records(images: &[pb::BackupImage], dimension: usize, limits: &Limits) -> Result<Vec<node::PutRecord>, ApiError> {
+    let one = |(place, image)| record(&format!("images[{place}]"), image, dimension, limits);
+    images.iter().enumerate().map(one).collect()
+}
+
 /// The embedding as it is: normalising it again would change its last bits.
 fn record(path: &str, image: &pb::BackupImage, dimension: usize, limits: &Limits) -> Result<node::PutRecord, ApiError> {
     validate::new_id(&format!("{path}.id"), &image.id, limits)?;
@@ -212,6 +226,23 @@ fn record(path: &str, image: &pb::BackupImage, dimension: usize, limits: &Limits
         attributes: image.attributes.clone(),
         content_digest: image.content_digest.clone().into(),
     })
+}
+
+/// What is checked before anything is asked of the cluster.
+#[cfg(any(test, fuzzing))]
+pub(super) mod checks {
+    use super::*;
+
+    pub(crate) fn read(request: &pb::ReadBackupRequest) -> Result<(), ApiError> {
+        let (cut, _) = page_of(request)?;
+        assert_eq!(CutToken::read(&cut.write())?, cut);
+        Ok(())
+    }
+
+    pub(crate) fn restore(request: &pb::RestoreImagesRequest, dimension: usize) -> Result<(), ApiError> {
+        check_restore(request)?;
+        records(&request.images, dimension, &Limits::default()).map(drop)
+    }
 }
 
 #[cfg(test)]

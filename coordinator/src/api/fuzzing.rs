@@ -5,12 +5,66 @@ use omma_proto::v1 as pb;
 use omma_proto::v1::query::Target;
 use prost::Message;
 
-use super::{filter, pages, validate};
+use super::{backup, filter, nodes, pages, validate};
 use crate::access::Scoped;
 use crate::config::Limits;
 use crate::routing::Collection;
 
 type Checked = Result<(), ApiError>;
+
+macro_rules! kinds {
+    ($($message:ident => $check:expr,)*) => {
+        /// Each message that a client can send, and its checks. New ones come last: the corpus goes by the order.
+        const KINDS: &[(&str, fn(&[u8]) -> Checked)] =
+            &[$((stringify!($message), |bytes| message::<pb::$message>(bytes, $check)),)*];
+    };
+}
+
+kinds! {
+    SearchRequest => |m| search(&m),
+    BatchSearchRequest => |m| batch_search(&m),
+    PutImagesRequest => put,
+    IngestImagesRequest => ingest,
+    BatchGetImagesRequest => |m| {
+        validate::collection_name("collection", m.scope().collection())?;
+        validate::image_ids(&m.ids, &Limits::default())?;
+        validate::freshness(m.consistency, &m.session_tokens).map(drop)
+    },
+    DeleteImagesRequest => |m| {
+        validate::collection_name("collection", m.scope().collection())?;
+        validate::image_ids(&m.ids, &Limits::default())?;
+        validate::request_id(&m.request_id)
+    },
+    CreateCollectionRequest => |m| {
+        validate::collection_name("name", m.scope().collection())?;
+        validate::request_id(&m.request_id)?;
+        validate::quantization(m.quantization)?;
+        m.vector_space.map_or(Ok(()), |space| validate::vector_space(&space, None))
+    },
+    ListCollectionsRequest => |m| {
+        pages::size(m.page_size)?;
+        pages::read_token("ListCollections", &m.page_token).map(drop)
+    },
+    ListMovesRequest => |m| nodes::page_of(&m).map(drop),
+    GetImageRequest => |m| {
+        validate::collection_name("collection", m.scope().collection())?;
+        validate::image_id("id", &m.id)?;
+        validate::freshness(m.consistency, &m.session_tokens).map(drop)
+    },
+    GetCollectionRequest => |m| validate::collection_name("name", m.scope().collection()),
+    DeleteCollectionRequest => |m| validate::collection_name("name", m.scope().collection()),
+    BeginBackupRequest => |m| validate::collection_name("collection", m.scope().collection()),
+    ReadBackupRequest => |m| backup::checks::read(&m),
+    RestoreImagesRequest => |m| backup::checks::restore(&m, collection().dimension()),
+    DrainNodeRequest => |m| nodes::check_node(&m.node),
+    UndrainNodeRequest => |m| nodes::check_node(&m.node),
+    RemoveNodeRequest => |m| nodes::check_node(&m.node),
+    SetGroupCountRequest => |m| nodes::check_group_count(m.group_count),
+    // Nothing is in them, or nothing yet.
+    GetClusterStatusRequest => |_| Ok(()),
+    PauseMovesRequest => |_| Ok(()),
+    ResumeMovesRequest => |_| Ok(()),
+}
 
 /// The first byte says which message the rest is. A refusal is short and names its field; what is taken may be encoded
 /// again.
@@ -19,41 +73,8 @@ type Checked = Result<(), ApiError>;
 /// If a refusal is not so.
 pub fn requests(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
-    let checked = match kind % 10 {
-        0 => message(bytes, |m: pb::SearchRequest| search(&m)),
-        1 => message(bytes, |m: pb::BatchSearchRequest| batch_search(&m)),
-        2 => message(bytes, put),
-        3 => message(bytes, ingest),
-        4 => message(bytes, |m: pb::BatchGetImagesRequest| {
-            validate::collection_name("collection", m.scope().collection())?;
-            validate::image_ids(&m.ids, &Limits::default())?;
-            validate::freshness(m.consistency, &m.session_tokens).map(drop)
-        }),
-        5 => message(bytes, |m: pb::DeleteImagesRequest| {
-            validate::collection_name("collection", m.scope().collection())?;
-            validate::image_ids(&m.ids, &Limits::default())?;
-            validate::request_id(&m.request_id)
-        }),
-        6 => message(bytes, |m: pb::CreateCollectionRequest| {
-            validate::collection_name("name", m.scope().collection())?;
-            validate::request_id(&m.request_id)?;
-            m.vector_space.map_or(Ok(()), |space| validate::vector_space(&space, None))
-        }),
-        7 => message(bytes, |m: pb::ListCollectionsRequest| {
-            pages::size(m.page_size)?;
-            pages::read_token("ListCollections", &m.page_token).map(drop)
-        }),
-        8 => message(bytes, |m: pb::ListMovesRequest| {
-            pages::size(m.page_size)?;
-            pages::read_token("ListMoves", &m.page_token).map(drop)
-        }),
-        _ => message(bytes, |m: pb::GetImageRequest| {
-            validate::collection_name("collection", m.scope().collection())?;
-            validate::image_id("id", &m.id)?;
-            validate::freshness(m.consistency, &m.session_tokens).map(drop)
-        }),
-    };
-    if let Err(error) = checked {
+    let (_, check) = KINDS[usize::from(*kind) % KINDS.len()];
+    if let Err(error) = check(bytes) {
         assert!(!error.fields.is_empty(), "{error:?} names no field");
         // A refusal goes into headers: it must not grow with the request.
         let largest = error.to_rpc_status().encoded_len();
@@ -118,6 +139,7 @@ fn ingest(request: pb::IngestImagesRequest) -> Checked {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
     use std::path::PathBuf;
 
     use super::*;
@@ -130,11 +152,29 @@ mod tests {
         files.iter().for_each(|file| requests(&std::fs::read(file).unwrap()));
     }
 
+    /// Messages that calls of the public API begin with.
+    fn requested() -> BTreeSet<String> {
+        let set = prost_types::FileDescriptorSet::decode(omma_proto::DESCRIPTORS).unwrap();
+        let services = set.file.iter().filter(|file| file.package() == "omma.v1").flat_map(|file| &file.service);
+        let methods = services.flat_map(|service| &service.method);
+        methods.map(|method| method.input_type().trim_start_matches(".omma.v1.").to_owned()).collect()
+    }
+
+    #[test]
+    fn every_message_of_the_public_api_is_fuzzed() {
+        let kinds: BTreeSet<String> = KINDS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(kinds, requested(), "give each message its checks");
+        assert_eq!(kinds.len(), KINDS.len(), "a message is there twice");
+    }
+
     /// Writes them below `OMMA_FUZZ_SEEDS`, if that is set.
     #[test]
     fn every_seed_is_harmless() {
         let into = std::env::var_os("OMMA_FUZZ_SEEDS").map(|folder| PathBuf::from(folder).join("requests"));
-        for (kind, message) in (0u8..).zip(seeds()) {
+        let mut seeds = seeds();
+        for (kind, (name, check)) in (0u8..).zip(KINDS) {
+            let message = seeds.remove(name).unwrap_or_else(|| panic!("{name} has no seed"));
+            check(&message).unwrap_or_else(|error| panic!("{name}: {error}"));
             let seed = [vec![kind], message].concat();
             requests(&seed);
             if let Some(into) = &into {
@@ -142,42 +182,76 @@ mod tests {
                 std::fs::write(into.join(format!("seed-{kind}")), seed).unwrap();
             }
         }
+        assert!(seeds.is_empty(), "{seeds:?}");
     }
 
-    /// In the order of the kinds of `requests`.
-    fn seeds() -> Vec<Vec<u8>> {
+    /// One good message of each kind.
+    fn seeds() -> BTreeMap<&'static str, Vec<u8>> {
+        let mut seeds = BTreeMap::new();
+        macro_rules! seed {
+            ($message:ident { $($fields:tt)* }) => {
+                seeds.insert(stringify!($message), pb::$message { $($fields)* }.encode_to_vec());
+            };
+        }
+        let (collection, ids) = ("c".to_owned(), vec!["a".to_owned(), "b".to_owned()]);
+        let (request_id, name, node) = ("r".to_owned(), collection.clone(), "shard-0:7701".to_owned());
+        let (query, image) = (query(), image());
+        let attributes = image.attributes.clone();
+        let embedding = omma_common::vector::to_bytes(&[0.6, 0.8]).to_vec();
+        let stored = pb::BackupImage { id: "a".into(), embedding, attributes, content_digest: vec![7; 32] };
+        let vector_space = Some(pb::VectorSpace { id: "s".into(), dimension: 2 });
+        seed!(SearchRequest { collection: collection.clone(), query: Some(query.clone()), ..Default::default() });
+        seed!(BatchSearchRequest { collection: collection.clone(), queries: vec![query], ..Default::default() });
+        seed!(PutImagesRequest {
+            collection: collection.clone(),
+            images: vec![image.clone()],
+            request_id: request_id.clone(),
+        });
+        seed!(IngestImagesRequest { collection: collection.clone(), image: Some(image), ..Default::default() });
+        seed!(BatchGetImagesRequest { collection: collection.clone(), ids: ids.clone(), ..Default::default() });
+        seed!(DeleteImagesRequest { collection: collection.clone(), ids, ..Default::default() });
+        seed!(CreateCollectionRequest { name: name.clone(), vector_space, ..Default::default() });
+        seed!(ListCollectionsRequest { page_size: 5, page_token: pages::write_token("c") });
+        seed!(ListMovesRequest { page_size: 5, page_token: pages::write_token("3") });
+        seed!(GetImageRequest { collection: collection.clone(), id: "a".into(), ..Default::default() });
+        seed!(GetCollectionRequest { name: name.clone() });
+        seed!(DeleteCollectionRequest { name });
+        seed!(BeginBackupRequest { collection: collection.clone(), group_ids: vec![1, 2] });
+        seed!(ReadBackupRequest {
+            collection: collection.clone(),
+            cut_token: "7-2-1f".into(),
+            page_token: "4096".into(),
+        });
+        seed!(RestoreImagesRequest { collection, images: vec![stored], request_id });
+        seed!(DrainNodeRequest { node: node.clone() });
+        seed!(UndrainNodeRequest { node: node.clone() });
+        seed!(RemoveNodeRequest { node });
+        seed!(SetGroupCountRequest { group_count: 6 });
+        seed!(GetClusterStatusRequest {});
+        seed!(PauseMovesRequest {});
+        seed!(ResumeMovesRequest {});
+        seeds
+    }
+
+    fn number() -> pb::AttributeValue {
+        pb::AttributeValue { kind: Some(pb::attribute_value::Kind::IntegerValue(7)) }
+    }
+
+    fn query() -> pb::Query {
         use pb::filter::Condition;
         use pb::range_condition::Lower;
-        let (name, ids) = ("c".to_owned(), vec!["a".to_owned(), "b".to_owned()]);
-        let number = pb::AttributeValue { kind: Some(pb::attribute_value::Kind::IntegerValue(7)) };
-        let equals = pb::EqualsCondition { attribute: "size".into(), value: Some(number.clone()) };
-        let lower = Some(Lower::AtLeast(number.clone()));
+        let equals = pb::EqualsCondition { attribute: "size".into(), value: Some(number()) };
+        let lower = Some(Lower::AtLeast(number()));
         let range = pb::RangeCondition { attribute: "size".into(), lower, upper: None };
         let of = |condition| pb::Filter { condition: Some(condition) };
         let both = pb::FilterList { filters: vec![of(Condition::Equals(equals)), of(Condition::Range(range))] };
         let filter = Some(of(Condition::Negation(Box::new(of(Condition::AllOf(both))))));
         let target = Some(Target::Embedding(pb::Embedding { values: vec![0.6, 0.8] }));
-        let query = pb::Query { target, filter, k: 10, min_score: Some(0.5) };
+        pb::Query { target, filter, k: 10, min_score: Some(0.5) }
+    }
+
+    fn image() -> pb::NewImage {
         let content = Some(pb::new_image::Content::Picture(vec![0xFF, 0xD8].into()));
-        let image = pb::NewImage { id: "a".into(), content, attributes: [("size".to_owned(), number)].into() };
-        let vector_space = Some(pb::VectorSpace { id: "s".into(), dimension: 2 });
-        let page_token = pages::write_token("c");
-        vec![
-            pb::SearchRequest { collection: name.clone(), query: Some(query.clone()), ..Default::default() }
-                .encode_to_vec(),
-            pb::BatchSearchRequest { collection: name.clone(), queries: vec![query], ..Default::default() }
-                .encode_to_vec(),
-            pb::PutImagesRequest { collection: name.clone(), images: vec![image.clone()], request_id: "r".into() }
-                .encode_to_vec(),
-            pb::IngestImagesRequest { collection: name.clone(), image: Some(image), ..Default::default() }
-                .encode_to_vec(),
-            pb::BatchGetImagesRequest { collection: name.clone(), ids: ids.clone(), ..Default::default() }
-                .encode_to_vec(),
-            pb::DeleteImagesRequest { collection: name.clone(), ids, ..Default::default() }.encode_to_vec(),
-            pb::CreateCollectionRequest { name: name.clone(), vector_space, ..Default::default() }.encode_to_vec(),
-            pb::ListCollectionsRequest { page_size: 5, page_token: page_token.clone() }.encode_to_vec(),
-            pb::ListMovesRequest { page_size: 5, page_token }.encode_to_vec(),
-            pb::GetImageRequest { collection: name, id: "a".into(), ..Default::default() }.encode_to_vec(),
-        ]
+        pb::NewImage { id: "a".into(), content, attributes: [("size".to_owned(), number())].into() }
     }
 }

@@ -5,7 +5,7 @@
 //! A stream is served by a task of its own: nobody asks a stream's body for more while its client reads nothing, and a
 //! stream that is not read has to end, too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason, metadata_of, reason_of};
 use omma_common::fair::Part;
 use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, MAX_MESSAGE_BYTES};
-use omma_common::serve::Kept;
+use omma_common::log_limit::{Line, LogLimit};
+use omma_common::serve::{ConnectInfo, Kept};
 use omma_common::telemetry;
 use omma_proto::v1 as pb;
 use omma_proto::v1::new_image::Content;
@@ -47,8 +48,12 @@ struct Ingest {
     end: Option<Result<(), ApiError>>,
     /// The collection's name, once known.
     collection: String,
+    /// Collections of which the audit log has a line: one who turns to and fro gets no more. There are not many.
+    told: BTreeSet<String>,
     /// The whole stream's, if the client set one.
     deadline: Option<Deadline>,
+    /// The end of the connection's life.
+    retired: Pin<Box<dyn Future<Output = ()> + Send>>,
     writes: JoinSet<pb::IngestImagesResponse>,
     /// What each task writes.
     taken: HashMap<Id, Taken>,
@@ -97,12 +102,18 @@ pub(crate) fn open(
     let client = Client::of(&caller, address);
     let place = coordinator.admit(client)?;
     let kept = request.extensions().get::<Kept>().cloned();
+    let retired: Pin<Box<dyn Future<Output = ()> + Send>> = match request.extensions().get::<ConnectInfo>() {
+        Some(info) => Box::pin(info.retired()),
+        None => Box::pin(std::future::pending()),
+    };
     let ingest = Ingest {
         coordinator,
         deadline: stream_deadline(request.metadata()),
+        retired,
         inbound: request.into_inner(),
         end: None,
         collection: String::new(),
+        told: BTreeSet::new(),
         writes: JoinSet::new(),
         taken: HashMap::new(),
         newest: HashMap::new(),
@@ -207,6 +218,10 @@ impl Ingest {
                 () = self.coordinator.shutdown.clone().begun(), if self.end.is_none() => {
                     self.end = Some(Err(ApiError::new(Reason::ShuttingDown, "this coordinator is shutting down")));
                 }
+                () = &mut self.retired, if self.end.is_none() => {
+                    let text = "this connection is as old as one may be: go on over another";
+                    self.end = Some(Err(ApiError::new(Reason::ShuttingDown, text)));
+                }
                 message = self.inbound.message(), if reading => {
                     self.active = Instant::now();
                     if let Err(end) = self.take(message) {
@@ -260,7 +275,7 @@ impl Ingest {
 
     /// Another collection's images come from here on.
     fn turn_to(&mut self, collection: &str) -> Result<(), ApiError> {
-        if !self.collection.is_empty() {
+        if !self.collection.is_empty() && self.told.insert(self.collection.clone()) {
             self.audit("OK");
         }
         // Before the check: the log is to say what was denied.
@@ -271,7 +286,7 @@ impl Ingest {
 
     fn audit(&self, outcome: &str) {
         let (caller, address, collection) = (&self.caller, self.address, self.collection.as_str());
-        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome, skipped: 0 });
+        audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome });
     }
 
     /// A stream may live for days, its caller's credentials not so long.
@@ -319,9 +334,12 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        static ENDED: LogLimit = LogLimit::new();
         let millis = self.begun.elapsed().as_secs_f64() * 1e3;
         let (answered, unanswered) = (self.answered, self.writes.len());
-        self.span.in_scope(|| tracing::info!(millis, answered, unanswered, "ingest stream ended"));
+        if let Some(Line { skipped }) = ENDED.line() {
+            self.span.in_scope(|| tracing::info!(millis, answered, unanswered, skipped, "ingest stream ended"));
+        }
         self.audit(self.outcome);
     }
 }

@@ -25,6 +25,7 @@ use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
 use omma_common::fair::{Fair, Part};
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::log_limit::{Line, LogLimit};
 use omma_common::serve::{ConnectInfo, Kept};
 use omma_common::shutdown::Shutdown;
 use omma_common::telemetry;
@@ -150,7 +151,7 @@ impl Api {
         };
         log(rpc, begun.elapsed(), answer.as_ref().err());
         let outcome = answer.as_ref().err().map_or("OK", |e| e.reason.name());
-        audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome, skipped: 0 });
+        audit(&Deed { caller: &caller, address, rpc, collection: &collection, outcome });
         answer.map_err(Status::from)
     }
 }
@@ -171,13 +172,16 @@ fn fits<Res: Message>(answer: Res, client: Client, kept: Option<Kept>) -> Result
     Err(ApiError::new(Reason::MessageTooLarge, text).over("message bytes", limit))
 }
 
-/// One line for each request: bugs and damage loudly, the rest for those who ask.
+/// One line for each request: bugs and damage loudly, but not without bound; the rest for those who ask.
 fn log(rpc: &'static str, took: Duration, error: Option<&ApiError>) {
+    static FAILURES: LogLimit = LogLimit::new();
     let (millis, trace_id) = (took.as_secs_f64() * 1e3, telemetry::trace_id());
     match error {
         None => tracing::debug!(rpc, millis, trace_id, "answered"),
         Some(e) if matches!(e.reason, Reason::Internal | Reason::DataLoss) => {
-            tracing::warn!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, "failed");
+            if let Some(Line { skipped }) = FAILURES.line() {
+                tracing::warn!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, skipped, "failed");
+            }
         }
         Some(e) => tracing::debug!(rpc, millis, trace_id, reason = e.reason.name(), error = %e, "refused"),
     }

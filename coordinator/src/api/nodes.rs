@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use omma_common::deadline::Deadline;
 use omma_common::error::{ApiError, Reason};
-use omma_common::ids::NodeId;
+use omma_common::ids::{GroupId, NodeId};
 use omma_common::slot::SLOTS;
 use omma_proto::internal::v1::metadata_command::Command;
 use omma_proto::internal::v1::{MetadataRefusal, RemoveNode, SetGroups, SetMovesPaused, SetNodeState};
@@ -16,6 +16,37 @@ use super::propose::{self, Proposed, propose};
 use super::{Coordinator, moves, pages, status};
 use crate::routing::ClusterMap;
 
+/// Longest name of a node, in bytes: a host's name has up to 253, and then comes the port.
+const MOST_NAME: usize = 260;
+
+/// Whether it could be a node's id or address. What is refused later is refused by its name, so that must not be long.
+pub(super) fn check_node(node: &str) -> Result<(), ApiError> {
+    match node.len() {
+        0 => Err(ApiError::field("node", "must be a node's id or address")),
+        n if n > MOST_NAME => {
+            let problem = format!("has {n} bytes; no id or address has more than {MOST_NAME}");
+            Err(ApiError::field("node", problem).over("node name bytes", MOST_NAME).with("actual", n))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn check_group_count(groups: u32) -> Result<(), ApiError> {
+    if groups == 0 || groups > u32::from(SLOTS) {
+        return Err(ApiError::field("group_count", format!("must be 1 to {SLOTS}")).over("slots", SLOTS));
+    }
+    Ok(())
+}
+
+/// Moves on a page, and the group after whose the page begins; `None` for the first page.
+pub(super) fn page_of(request: &pb::ListMovesRequest) -> Result<(usize, Option<GroupId>), ApiError> {
+    let size = pages::size(request.page_size)?;
+    let token = pages::read_token("ListMoves", &request.page_token)?;
+    let bad_token = |_| ApiError::field("page_token", "is not one that ListMoves returned");
+    let after = if token.is_empty() { None } else { Some(token.parse().map_err(bad_token)?) };
+    Ok((size, after))
+}
+
 /// Has the metadata leader do to `node` what `command` makes of its id.
 async fn change(
     coordinator: &Coordinator,
@@ -23,9 +54,7 @@ async fn change(
     deadline: Deadline,
     command: impl Fn(NodeId) -> Command,
 ) -> Result<NodeId, ApiError> {
-    if node.is_empty() {
-        return Err(ApiError::field("node", "must be a node's id or address"));
-    }
+    check_node(node)?;
     // A node may have joined a moment ago.
     coordinator.routing.refresh_exactly(deadline).await?;
     let map = coordinator.routing.map().await?;
@@ -132,9 +161,7 @@ pub(super) async fn set_group_count(
     deadline: Deadline,
 ) -> Result<pb::SetGroupCountResponse, ApiError> {
     let groups = request.group_count;
-    if groups == 0 || groups > u32::from(SLOTS) {
-        return Err(ApiError::field("group_count", format!("must be 1 to {SLOTS}")).over("slots", SLOTS));
-    }
+    check_group_count(groups)?;
     match propose(&coordinator, Command::SetGroups(SetGroups { groups }), deadline).await? {
         Proposed::Done(_) => {}
         Proposed::Refused(MetadataRefusal::NoCluster) => {
@@ -151,17 +178,14 @@ pub(super) async fn list_moves(
     request: pb::ListMovesRequest,
     deadline: Deadline,
 ) -> Result<pb::ListMovesResponse, ApiError> {
-    let size = pages::size(request.page_size)?;
-    let token = pages::read_token("ListMoves", &request.page_token)?;
-    let bad_token = |_| ApiError::field("page_token", "is not one that ListMoves returned");
-    let after = if token.is_empty() { 0 } else { token.parse().map_err(bad_token)? };
+    let (size, after) = page_of(&request)?;
     coordinator.routing.refresh_exactly(deadline).await?;
     let map = coordinator.routing.map().await?;
     let answers = status::ask_nodes(&coordinator, &map).await;
     let now = SystemTime::now();
-    let slot_moves = if token.is_empty() { moves::slot_moves(&map, &answers, now) } else { Vec::new() };
+    let slot_moves = if after.is_none() { moves::slot_moves(&map, &answers, now) } else { Vec::new() };
     let all = moves::moves(&map, &answers, now);
-    let mut left = all.into_iter().filter(|m| m.group_id > after);
+    let mut left = all.into_iter().filter(|m| after.is_none_or(|after| m.group_id > after));
     let moves: Vec<_> = left.by_ref().take(size).collect();
     let next_page_token = match (left.next(), moves.last()) {
         (Some(_), Some(last)) => pages::write_token(&last.group_id.to_string()),
@@ -197,6 +221,14 @@ mod tests {
         let map = map();
         assert_eq!((map.find("2"), map.find("n3:1"), map.find("n4:1"), map.find("9")), (Some(2), Some(3), None, None));
         assert_eq!((map.replica_count(2), map.replica_count(9)), (1, 0));
+    }
+
+    #[test]
+    fn a_refusal_does_not_grow_with_the_name() {
+        let longest = format!("{}:65535", "x".repeat(253));
+        assert!(check_node(&longest).is_ok() && check_node("").is_err());
+        let error = check_node(&"x".repeat(1 << 20)).unwrap_err();
+        assert!(error.to_string().len() < 200, "{error}");
     }
 
     #[test]

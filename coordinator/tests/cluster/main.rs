@@ -5,6 +5,7 @@
 mod bounds;
 mod clients;
 mod collections;
+mod connections;
 mod failures;
 mod images;
 mod ingest;

@@ -42,7 +42,9 @@ async fn attacks_cost_the_attacker_and_not_the_neighbour() -> Result<()> {
     allow_many_connections()?;
     let (connections, arriving, memory) = (CONNECTIONS.to_string(), ARRIVING.to_string(), NODE_MEMORY.to_string());
     let request = REQUEST.as_secs().to_string();
-    let mut flags = vec!["--max-connections", &connections, "--idle-stream-seconds", "2"];
+    // Attackers and neighbour have one address.
+    let mut flags = vec!["--max-connections", &connections, "--max-percent-per-address", "100"];
+    flags.extend(["--idle-stream-seconds", "2"]);
     flags.extend(["--max-arriving-mib", &arriving, "--max-request-seconds", &request]);
     let options =
         ClusterOptions::single("attacks").coordinator_flags(&flags).shard_flags(&["--memory-limit-mib", &memory]);
@@ -93,7 +95,8 @@ async fn attacks_cost_the_attacker_and_not_the_neighbour() -> Result<()> {
 async fn ten_thousand_idle_connections_do_not_hurt_the_neighbour() -> Result<()> {
     allow_many_connections()?;
     let connections = CONNECTIONS.to_string();
-    let options = ClusterOptions::single("idle").coordinator_flags(&["--max-connections", &connections]);
+    let flags = ["--max-connections", &connections, "--max-percent-per-address", "100"];
+    let options = ClusterOptions::single("idle").coordinator_flags(&flags);
     let cluster = Cluster::start(options).await?;
     prepared(&cluster).await?;
     let idle = idle_connections(&cluster, MOST_CONNECTIONS);

@@ -1,6 +1,6 @@
 //! Who has no certificate, a wrong one, or a token that nobody signed.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
@@ -26,11 +26,17 @@ const UNSIGNED: &str = concat!(
 /// What is no TLS, and TLS of somebody without a certificate of the cluster.
 pub(crate) async fn peer_port(cluster: &Cluster) -> Result<String> {
     let (secured, node) = (cluster.secured()?, cluster.shard_address(0)?);
+    let begin = Instant::now();
     for n in 0..300 {
         let channel = if n % 2 == 0 { channel(node)? } else { secured.channel(node)? };
         let answer = MetadataServiceClient::new(channel).discover(DiscoverRequest {}).await;
         ensure!(answer.as_ref().is_err_and(|e| reason_of(e).is_none()), "a client was served: {answer:?}");
     }
+    // The log tells of some, and how many the others were.
+    let log = cluster.shard_process(0)?.log()?;
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("its TLS handshake failed")).collect();
+    let most = 21 + (20.0 * begin.elapsed().as_secs_f64()) as usize;
+    ensure!((10..=most).contains(&lines.len()), "{} lines where {most} may be", lines.len());
     Ok("the handshake fails".into())
 }
 

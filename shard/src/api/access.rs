@@ -5,10 +5,14 @@ use std::task::{Context, Poll};
 
 use futures::future::Either;
 use omma_common::error::{ApiError, Reason};
+use omma_common::log_limit::{Line, LogLimit};
 use omma_common::serve::ConnectInfo;
 use omma_common::tls::PeerKind::{self, Coordinator, Shard};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
+
+/// Lines about refused calls.
+static REFUSALS: LogLimit = LogLimit::new();
 
 const NODES: &[PeerKind] = &[Shard];
 const ALL: &[PeerKind] = &[Shard, Coordinator];
@@ -109,7 +113,15 @@ where
             return Either::Left(self.inner.call(request));
         }
         let (address, holder) = (info.map(|info| info.address), kind.map_or("no peer's", PeerKind::uri));
-        tracing::warn!(?address, holder, path, "refused a call that the caller's certificate does not allow");
+        if let Some(Line { skipped }) = REFUSALS.line() {
+            tracing::warn!(
+                ?address,
+                holder,
+                path,
+                skipped,
+                "refused a call that the caller's certificate does not allow"
+            );
+        }
         let message = format!("the caller's certificate ({holder}) does not allow {path}");
         Either::Right(ready(Ok(ApiError::new(Reason::PermissionDenied, message).to_status().into_http())))
     }

@@ -62,7 +62,8 @@ pub(crate) async fn serve(
     let metadata = MetadataServiceServer::new(metadata::MetadataApi { node: node.clone() });
     let placement = PlacementServiceServer::new(placement::PlacementApi { node: node.clone() });
     let checked = access::ByKind { ask: !matches!(security, Security::Plain) };
-    let incoming = Incoming::over(listener, security, node.config.connections);
+    let connections = node.config.connections;
+    let incoming = Incoming::over(listener, security, connections);
     let routes = Routes::new(health_service)
         .add_service(reflection)
         .add_service(shards.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
@@ -82,6 +83,8 @@ pub(crate) async fn serve(
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(32 << 20)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        // As the coordinator does.
+        .max_connection_age(connections.age)
         .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_AT_ONCE))
         .layer(calls)
         .layer(Track)

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use omma_common::error::{ApiError, Reason};
 use omma_common::ids::NodeId;
 use omma_common::limits::MAX_MESSAGE_BYTES;
+use omma_common::serve::ConnectInfo;
 use omma_proto::internal::v1 as proto;
 use proto::raft_service_server::{RaftService, RaftServiceServer};
 use tonic::{Request, Response, Status, Streaming};
@@ -55,7 +57,15 @@ impl RaftService for RaftApi {
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<AppendResponses>, Status> {
-        Ok(Response::new(self.host.handle_stream_append(self.mine(request)?)))
+        let retired = request.extensions().get::<ConnectInfo>().map(ConnectInfo::retired);
+        // The leader begins another stream, on a connection that will live longer.
+        let requests = self.mine(request)?.take_until(async move {
+            match retired {
+                Some(retired) => retired.await,
+                None => std::future::pending().await,
+            }
+        });
+        Ok(Response::new(self.host.handle_stream_append(Box::pin(requests))))
     }
 
     async fn install_snapshot(

@@ -5,13 +5,13 @@
 //! applied. Of an animation, the first frame.
 
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::codecs;
 use image::error::{ImageError, LimitErrorKind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, Limits, RgbImage};
 
+use super::caught::caught;
 use super::error::PictureError;
 use super::sniff::{Format, sniff};
 use super::{chunks, gif, jpeg, webp};
@@ -70,9 +70,9 @@ pub(super) type Room<'a> = &'a mut dyn FnMut(u64) -> bool;
 pub(super) fn decode(picture: &[u8], limits: &PictureLimits, room: Room<'_>) -> Result<RgbImage, PictureError> {
     limits.check_bytes(picture)?;
     let format = sniff(picture)?;
-    // Unwind safety: what the closure borrows is read only, what it builds is lost in a panic.
-    catch_unwind(AssertUnwindSafe(|| decode_as(format, picture, limits, room)))
-        .unwrap_or_else(|_| Err(damaged(format, "its decoder gave up".into())))
+    // What the closure borrows is read only, what it builds is lost in a panic.
+    caught(|| decode_as(format, picture, limits, room))
+        .unwrap_or_else(|| Err(damaged(format, "its decoder gave up".into())))
 }
 
 fn decode_as(format: Format, picture: &[u8], limits: &PictureLimits, room: Room<'_>) -> Result<RgbImage, PictureError> {

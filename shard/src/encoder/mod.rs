@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 mod batch;
 mod budget;
+mod caught;
 mod chunks;
 mod decode;
 mod device;

@@ -250,6 +250,7 @@ impl Replica {
             Barrier::Any => Ok(self.status().applied),
             Barrier::AtLeast(index) => {
                 self.check_index(index)?;
+                self.hear_of(index, deadline).await?;
                 let mut states = self.watch();
                 let waited = tokio::time::timeout_at(deadline.instant(), states.wait_for(|s| s.applied >= index)).await;
                 match waited {
@@ -259,22 +260,49 @@ impl Replica {
                 }
             }
             Barrier::Linearizable if broken::serves_stale_reads() => Ok(self.status().applied),
-            Barrier::Linearizable => {
-                // By the lease; if that is out, a round of heartbeats renews it. Who takes over on request is elected
-                // although the lease lasts, so that from then on only a round proves that nobody has.
-                let handing_over = self.0.handed_over.load(Ordering::Acquire) == self.status().term;
-                let age = handing_over.then_some(Duration::ZERO);
-                let lease = LinearizerOption::new(age, true).with_wait_timeout(deadline.left());
-                let read = tokio::time::timeout_at(deadline.instant(), self.0.raft.ensure_linearizable(lease)).await;
-                match read.map_err(|_| late)? {
-                    Ok(at) => Ok(self.status().applied.max(at.index())),
-                    Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => Err(self.forward(to)),
-                    Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                        Err(self.unavailable("no majority answers its leader"))
-                    }
-                    Err(RaftError::Fatal(e)) => Err(self.fatal(&e)),
-                }
+            Barrier::Linearizable => self.confirm_leadership(deadline).await,
+        }
+    }
+
+    /// Waits until this replica has heard of `index`, which is what a session token of its group asks for: whoever wrote the
+    /// token may have made it up. A leader has whatever was committed before it confirmed that it leads, so it knows; another
+    /// gives up soon, for the leader to be asked.
+    async fn hear_of(&self, index: u64, deadline: Deadline) -> Result<(), GroupError> {
+        let state = self.status();
+        if state.newest() >= index {
+            return Ok(());
+        }
+        if state.role == Role::Leader {
+            self.confirm_leadership(deadline).await?;
+            let newest = self.status().newest();
+            let beyond = GroupError::BeyondLog { group: self.0.group, index, newest };
+            return if newest >= index { Ok(()) } else { Err(beyond) };
+        }
+        let (patience, mut states) = (deadline.within(self.election()), self.watch());
+        match tokio::time::timeout_at(patience.instant(), states.wait_for(|s| s.newest() >= index)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(GroupError::Stopped(self.0.group)),
+            Err(_) if deadline.left() == Duration::ZERO => Err(GroupError::DeadlineExceeded { group: self.0.group }),
+            Err(_) => Err(self.unavailable("this replica has not heard of the index that the session asks for")),
+        }
+    }
+
+    /// Waits until it is sure that this replica leads; returns the index that is applied then, which has all that was
+    /// committed before.
+    async fn confirm_leadership(&self, deadline: Deadline) -> Result<u64, GroupError> {
+        // By the lease; if that is out, a round of heartbeats renews it. Who takes over on request is elected although the
+        // lease lasts, so that from then on only a round proves that nobody has.
+        let handing_over = self.0.handed_over.load(Ordering::Acquire) == self.status().term;
+        let age = handing_over.then_some(Duration::ZERO);
+        let lease = LinearizerOption::new(age, true).with_wait_timeout(deadline.left());
+        let read = tokio::time::timeout_at(deadline.instant(), self.0.raft.ensure_linearizable(lease)).await;
+        match read.map_err(|_| GroupError::DeadlineExceeded { group: self.0.group })? {
+            Ok(at) => Ok(self.status().applied.max(at.index())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => Err(self.forward(to)),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(self.unavailable("no majority answers its leader"))
             }
+            Err(RaftError::Fatal(e)) => Err(self.fatal(&e)),
         }
     }
 

@@ -51,6 +51,7 @@ pub struct GroupState {
 }
 
 /// How far the leader may be ahead of what a replica has heard of: far more than a group writes between two heartbeats.
+/// What is further ahead is refused at once, whoever is asked.
 const MOST_UNHEARD: u64 = 1_000_000;
 
 impl GroupState {
@@ -59,10 +60,15 @@ impl GroupState {
         self.leader.map(|_| self.committed.saturating_sub(self.applied))
     }
 
+    /// The newest index that this replica knows of.
+    pub(super) fn newest(&self) -> u64 {
+        self.last_log.max(self.committed)
+    }
+
     /// The newest index that this replica knows of, if none of the group's writes can have `index`. A replica that
     /// follows nobody, or has heard nothing yet, cannot tell.
     fn newest_before(&self, index: u64) -> Option<u64> {
-        let newest = self.last_log.max(self.committed);
+        let newest = self.newest();
         let tells = self.leader.is_some() && self.committed > 0;
         (tells && index > newest.saturating_add(MOST_UNHEARD)).then_some(newest)
     }

@@ -169,7 +169,7 @@ fn eight_bits_find_what_exact_search_finds() {
 #[test]
 fn eight_bits_find_embeddings_whose_numbers_differ_in_size() {
     type Change = fn(&mut Vec<f32>);
-    let one_large: Change = |v| v[3] = 0.7 + v[3];
+    let one_large: Change = |v| v[3] += 0.7;
     let few_large: Change = |v| v.iter_mut().for_each(|x| *x = x.powi(3) * 400.0);
     let none_negative: Change = |v| v.iter_mut().for_each(|x| *x = x.max(0.0));
     for (name, change) in [("one large", one_large), ("few large", few_large), ("none negative", none_negative)] {

@@ -2,20 +2,15 @@
 //! thread that it has not started yet, for ever. So it opens on a thread that can be left behind, and what a panic says is
 //! heard before the unwinding begins.
 
-use std::cell::RefCell;
 use std::io::{Error, ErrorKind, Result};
-use std::sync::Once;
-use std::sync::mpsc::{Sender, channel};
+use std::panic::PanicHookInfo;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::LEAF_FANOUT;
+use crate::panics::heard;
 
 type Db = sled::Db<LEAF_FANOUT>;
-
-thread_local! {
-    /// Whom a panic of this thread is told.
-    static LISTENER: RefCell<Option<Sender<Result<Db>>>> = const { RefCell::new(None) };
-}
 
 /// How long a store that is locked is tried again. A process that this one starts (sled starts some) has its locks, too,
 /// until it has begun to be itself; so what was closed just now may still be locked.
@@ -37,28 +32,18 @@ pub(super) fn open(config: &sled::Config) -> Result<Db> {
 }
 
 fn open_now(config: sled::Config) -> Result<Db> {
-    static LISTEN: Once = Once::new();
-    LISTEN.call_once(listen);
     let (outcome, opened) = channel();
     std::thread::Builder::new().name("store-opening".to_owned()).spawn(move || {
-        LISTENER.set(Some(outcome.clone()));
-        let db = Db::open_with_config(&config);
-        LISTENER.set(None);
+        let told = outcome.clone();
+        let ear = move |panic: &PanicHookInfo<'_>| {
+            drop(told.send(Err(damaged(panic.payload_as_str().unwrap_or("it cannot be read")))));
+            false
+        };
+        let db = heard(ear, || Db::open_with_config(&config));
         // Nobody is gone: whoever opens waits.
         drop(outcome.send(db));
     })?;
     opened.recv().unwrap_or_else(|_| Err(damaged("it cannot be read")))
-}
-
-/// From now on panics of threads that open a store are told, besides what was done about panics before.
-fn listen() {
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if let Some(listener) = LISTENER.take() {
-            drop(listener.send(Err(damaged(panic.payload_as_str().unwrap_or("it cannot be read")))));
-        }
-        before(panic);
-    }));
 }
 
 fn damaged(reason: &str) -> Error {

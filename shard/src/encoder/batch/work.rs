@@ -12,6 +12,7 @@ use omma_common::vector::normalise;
 use super::picture::{Decoded, Ticket, Undecoded};
 use super::{Encoded, Infer, PipelineConfig};
 use crate::encoder::budget::Budget;
+use crate::encoder::caught::caught;
 use crate::encoder::decode::decode;
 use crate::encoder::error::{EncoderError, PictureError};
 use crate::encoder::lines::{Line, Lines};
@@ -106,8 +107,8 @@ impl Shared {
             share.is_some()
         })?;
         let failed = |reason| PictureError::Damaged { format: "decoded", reason };
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.config.preprocessing.apply(&pixels, resizer)));
-        prepared.unwrap_or_else(|_| Err("the resizer gave up".into())).map_err(|reason| {
+        let prepared = caught(|| self.config.preprocessing.apply(&pixels, resizer));
+        prepared.unwrap_or_else(|| Err("the resizer gave up".into())).map_err(|reason| {
             // A panic may have left the buffers in any state.
             *resizer = Resizer::new();
             failed(reason)

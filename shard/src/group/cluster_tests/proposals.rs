@@ -61,6 +61,21 @@ async fn elects_proposes_and_reads() {
         );
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
+    // Nor this one: the leader knows, and another has the caller ask it long before the caller gives up.
+    let begun = Instant::now();
+    let forged = replica.read_barrier(Barrier::AtLeast(read + 1), soon()).await;
+    assert!(matches!(forged, Err(GroupError::BeyondLog { .. })), "{forged:?}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let unheard = follower.read_barrier(Barrier::AtLeast(read + 1), soon()).await;
+    assert!(matches!(unheard, Err(GroupError::Unavailable { .. })), "{unheard:?}");
+    let took = begun.elapsed();
+    assert!(took >= RaftTimings::default().election_max && took < Duration::from_secs(5), "{took:?}");
+    // What is written meanwhile is heard of.
+    let waiting = follower.clone();
+    let waiting = tokio::spawn(async move { waiting.read_barrier(Barrier::AtLeast(read + 1), soon()).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.propose("after").await;
+    assert_eq!(waiting.await.unwrap().unwrap(), read + 1);
     cluster.end().await;
 }
 

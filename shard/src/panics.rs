@@ -1,0 +1,70 @@
+//! What becomes of the panics of some work, before the unwinding begins. One hook for all who want to know, as hooks cannot
+//! be set side by side.
+
+use std::cell::RefCell;
+use std::panic::PanicHookInfo;
+use std::rc::Rc;
+use std::sync::Once;
+
+/// Hears of a panic. `true`: what was done about panics before is left out, which is to print them.
+type Ear = Rc<dyn Fn(&PanicHookInfo<'_>) -> bool>;
+
+thread_local! {
+    /// Who hears of this thread's panics.
+    static EAR: RefCell<Option<Ear>> = const { RefCell::new(None) };
+}
+
+/// Puts back who heard before, however the work ends.
+struct Hearing(Option<Ear>);
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        EAR.replace(self.0.take());
+    }
+}
+
+/// Does `work`; `ear` hears of its panics, as far as they are this thread's. It must not panic itself.
+pub(crate) fn heard<T>(ear: impl Fn(&PanicHookInfo<'_>) -> bool + 'static, work: impl FnOnce() -> T) -> T {
+    static LISTEN: Once = Once::new();
+    LISTEN.call_once(listen);
+    let _before = Hearing(EAR.replace(Some(Rc::new(ear))));
+    work()
+}
+
+fn listen() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let ear = EAR.with_borrow(Clone::clone);
+        if !ear.is_some_and(|ear| ear(panic)) {
+            before(panic);
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn panics_are_heard_by_whoever_asked_last() {
+        let count = Rc::new(Cell::new(0));
+        let ear = |by: u32| {
+            let count = count.clone();
+            move |_: &PanicHookInfo<'_>| {
+                count.set(count.get() + by);
+                true
+            }
+        };
+        let fails = || drop(catch_unwind(|| panic!("heard")));
+        heard(ear(1), || {
+            fails();
+            let inner = || heard(ear(10), || panic!("not caught within"));
+            assert!(catch_unwind(AssertUnwindSafe(inner)).is_err());
+            fails();
+        });
+        assert_eq!(count.get(), 12);
+    }
+}
