@@ -55,10 +55,11 @@ pub struct ShardArgs {
     /// Log entries that stay for replicas that lag; one that lags more gets a snapshot.
     #[arg(long, default_value_t = 5_000, value_name = "ENTRIES")]
     pub keep_logs: u64,
-    /// Numbers in the HNSW graph: f32, f16, bf16 or i8. Hits are always ranked by f32. Graphs that were kept in another
+    /// Numbers in the HNSW graphs of collections that do not say it themselves: f32, f16, bf16 or i8; i8 if it is left out,
+    /// and f16 for embeddings of fewer than 128 numbers. Hits are always ranked by f32. Graphs that were kept in another
     /// precision are built anew.
-    #[arg(long, default_value = "i8")]
-    pub graph_storage: Storage,
+    #[arg(long)]
+    pub graph_storage: Option<Storage>,
     /// Candidates that a search of an HNSW graph keeps (its ef): more find more, and take longer. A query for more hits
     /// keeps as many as those.
     #[arg(long, default_value_t = DEFAULT_EXPANSION_SEARCH as u32, value_name = "CANDIDATES",

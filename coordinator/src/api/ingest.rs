@@ -101,11 +101,11 @@ pub(crate) fn open(
     let credential = credential.map(str::to_owned);
     let client = Client::of(&caller, address);
     let place = coordinator.admit(client)?;
+    let kept = request.extensions().get::<Kept>().cloned();
     let retired: Pin<Box<dyn Future<Output = ()> + Send>> = match request.extensions().get::<ConnectInfo>() {
         Some(info) => Box::pin(info.retired()),
         None => Box::pin(std::future::pending()),
     };
-    let kept = request.extensions().get::<Kept>().cloned();
     let ingest = Ingest {
         coordinator,
         deadline: stream_deadline(request.metadata()),

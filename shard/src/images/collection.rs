@@ -49,7 +49,8 @@ struct Entry {
 /// How indexes are built.
 #[derive(Debug, Clone)]
 pub(super) struct IndexOptions {
-    pub(super) storage: Storage,
+    /// `None`: what suits the dimension.
+    pub(super) storage: Option<Storage>,
     pub(super) threads: usize,
     pub(super) expansion_search: usize,
 }
@@ -59,11 +60,12 @@ impl IndexOptions {
         let Self { storage, threads, expansion_search } = *self;
         let storage = match stored.quantization() {
             Quantization::Unspecified => storage,
-            Quantization::F32 => Storage::F32,
-            Quantization::F16 => Storage::F16,
-            Quantization::I8 => Storage::I8,
+            Quantization::F32 => Some(Storage::F32),
+            Quantization::F16 => Some(Storage::F16),
+            Quantization::I8 => Some(Storage::I8),
         };
-        IndexConfig { storage, threads, expansion_search, ..IndexConfig::new(stored.dimension as usize) }
+        let suits = IndexConfig::new(stored.dimension as usize);
+        IndexConfig { storage: storage.unwrap_or(suits.storage), threads, expansion_search, ..suits }
     }
 }
 

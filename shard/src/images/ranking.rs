@@ -76,6 +76,9 @@ impl Ranked for Scored {
     }
 }
 
+/// Two sums of the same products differ by no more.
+const OF_ADDING: f32 = 1e-5;
+
 /// Candidates from the index, ranked by their stored embeddings.
 fn rank(
     contents: &Contents,
@@ -87,10 +90,11 @@ fn rank(
     let mut top = TopK::new(sought.k);
     let selection = sought.filter.map(|filter| collection.attributes.read().select(filter));
     let among = selection.as_ref().map(|selection| selection as &dyn Among);
+    let mut believed = true;
     for candidate in collection.index.search_among(sought.query, candidates, among)? {
         found += 1;
         // Only what can be among the best is worth reading; equals of the worst of them can, by their ids.
-        if top.floor().is_some_and(|worst| candidate.score + candidate.error < worst) {
+        if believed && top.floor().is_some_and(|worst| candidate.score + candidate.error < worst) {
             continue;
         }
         let key = candidate.key;
@@ -102,7 +106,10 @@ fn rank(
             others += 1;
             continue;
         }
-        top.push(Scored { key, score: dot(sought.query, &read.embedding), read });
+        let score = dot(sought.query, &read.embedding);
+        // The errors of numbers in eight bits have no bound. Those of such a query or collection are all large.
+        believed &= (score - candidate.score).abs() <= candidate.error + OF_ADDING;
+        top.push(Scored { key, score, read });
     }
     raced |= selection.is_some_and(|selection| collection.attributes.read().has_lost_of(&selection));
     Ok(Ranking { best: top.into_sorted(), raced, found, others })

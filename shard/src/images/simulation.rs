@@ -91,7 +91,7 @@ pub(super) struct Replica {
 impl Replica {
     pub(super) fn open(folder: PathBuf) -> Self {
         let store = Store::open(&folder, 16 << 20, NEVER).unwrap();
-        let config = ImagesConfig { storage: Storage::F16, index_threads: 1, ..ImagesConfig::default() };
+        let config = ImagesConfig { storage: Some(Storage::F16), index_threads: 1, ..ImagesConfig::default() };
         Self { state: ImageState::open(store, 1, &config).unwrap(), folder }
     }
 

@@ -37,7 +37,7 @@ const DEFAULT_RECENT: usize = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct ImagesConfig {
     /// Numbers in the HNSW graph. Records keep f32, and hits are ranked by those.
-    pub storage: Storage,
+    pub storage: Option<Storage>,
     /// Threads that may search and build one collection's graph at once.
     pub index_threads: usize,
     /// Candidates that a search of a graph keeps: see [`crate::index::IndexConfig`].
@@ -51,7 +51,7 @@ pub struct ImagesConfig {
 impl Default for ImagesConfig {
     fn default() -> Self {
         let index_threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
-        let (storage, expansion_search) = (Storage::default(), DEFAULT_EXPANSION_SEARCH);
+        let (storage, expansion_search) = (None, DEFAULT_EXPANSION_SEARCH);
         let (room, recent) = (Room::unchecked(), Recent::new(DEFAULT_RECENT));
         Self { storage, index_threads, expansion_search, room, recent }
     }

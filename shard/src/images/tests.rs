@@ -2,6 +2,7 @@
 //! run one again.
 
 mod comparing;
+mod eight_bits;
 mod graphs;
 mod snapshots;
 
@@ -33,7 +34,7 @@ pub(super) fn seed() -> u64 {
 
 pub(super) fn open(dir: &TempDir) -> ImageState {
     let store = Store::open(dir.path(), 64 << 20, Duration::from_secs(1)).unwrap();
-    let config = ImagesConfig { storage: Storage::F16, index_threads: 2, ..ImagesConfig::default() };
+    let config = ImagesConfig { storage: Some(Storage::F16), index_threads: 2, ..ImagesConfig::default() };
     ImageState::open(store, 1, &config).unwrap()
 }
 

@@ -74,6 +74,11 @@ impl Hnsw {
         }
     }
 
+    /// So many times the candidates that are wanted should be asked of [`Hnsw::scan`].
+    pub(super) fn scanned(&self) -> usize {
+        self.config.storage.scanned()
+    }
+
     /// Candidates that a search keeps, if it is asked for fewer.
     pub(super) fn expansion_search(&self) -> usize {
         self.config.expansion_search
@@ -122,15 +127,18 @@ impl Hnsw {
         items: &[(u64, &'a [f32])],
         threads: usize,
     ) -> Result<Vec<(u64, &'a [f32])>, IndexError> {
-        const LOOK_AT: usize = 32;
-        const EQUAL: f32 = 1e-4;
+        // In eight bits more are equally near, and products are exact.
+        let (look_at, equal) = match self.eights {
+            None => (32, 1e-4),
+            Some(_) => (self.config.expansion_search.max(32), 1e-6),
+        };
         let lost = |part: &[(u64, &'a [f32])]| -> Result<Vec<(u64, &'a [f32])>, IndexError> {
             let mut lost = Vec::new();
             for &(key, embedding) in part {
-                let hits = self.search(embedding, LOOK_AT, None)?;
+                let hits = self.search(embedding, look_at, None)?;
                 // As the graph has it: rounding makes some a little longer than others.
                 let own = self.eights.map_or_else(|| super::dot(embedding, embedding), |eights| eights.own(embedding));
-                let drowns = hits.len() == LOOK_AT && hits.last().is_some_and(|worst| worst.score >= own - EQUAL);
+                let drowns = hits.len() == look_at && hits.last().is_some_and(|worst| worst.score >= own - equal);
                 if !drowns && !hits.iter().any(|hit| hit.key == key) {
                     lost.push((key, embedding));
                 }
@@ -390,9 +398,11 @@ fn in_parallel<T: Sync, R: Send>(
         let work = &work;
         let running: Vec<_> = others.chunks(part).map(|part| scope.spawn(move || work(part))).collect();
         let mine = work(mine);
-        let joined = running
+        // All of them, before the first error is told.
+        let joined: Vec<_> = running
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err(IndexError::Engine("a worker thread panicked".into()))));
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(IndexError::Engine("a worker thread panicked".into()))))
+            .collect();
         std::iter::once(mine).chain(joined).collect()
     })
 }

@@ -177,8 +177,8 @@ impl LiveIndex {
         hits.extend(from_graph.into_iter().filter(|hit| seen.insert(hit.key)));
         // Once more, for what was removed while this searched.
         hits.retain(|hit| !generation.tombstones.contains(hit.key));
+        // All of them: exact scores and those in eight bits can only be compared by whoever reads the embeddings.
         hits.sort_by(|a, b| rank(a.score, &a.key, b.score, &b.key));
-        hits.truncate(wanted);
         Ok(hits)
     }
 

@@ -45,16 +45,30 @@ pub enum Storage {
     /// 4 bytes, exact.
     F32,
     /// 2 bytes, 11 bits of precision: for unit vectors nearly as good as exact.
+    #[default]
     F16,
     /// 2 bytes, 8 bits of precision.
     Bf16,
     /// 1 byte. A search waits for memory most of the time, so that this is the fastest, too; ranked again by the exact
-    /// embeddings it finds nearly what [`Storage::F16`] does (`docs/performance.md`).
-    #[default]
+    /// embeddings it finds nearly what [`Storage::F16`] does, but where many are equally near (`docs/performance.md`).
     I8,
 }
 
+/// Of fewer numbers each counts for more, and eight bits are too few.
+const LEAST_FOR_I8: usize = 128;
+
 impl Storage {
+    /// What suits embeddings of so many numbers if nobody says anything.
+    pub fn for_dimension(dimension: usize) -> Self {
+        if dimension < LEAST_FOR_I8 { Self::F16 } else { Self::I8 }
+    }
+
+    /// So many times the candidates that are wanted are kept where every embedding is looked at anyway: there may be
+    /// many that eight bits cannot tell apart.
+    fn scanned(self) -> usize {
+        if self == Self::I8 { 4 } else { 1 }
+    }
+
     /// More candidates than the `k` hits that are wanted, so that the best are among them whatever the order is, of a
     /// search that keeps `expansion_search` anyway.
     fn spare(self, k: usize, expansion_search: usize) -> usize {
@@ -68,7 +82,7 @@ impl Storage {
 
     /// The most by which a score out of the graph differs from the exact one, for unit vectors of so many numbers: both
     /// of a product's factors are rounded, and so is each step of the sum. Proven, but in eight bits: see
-    /// [`eights::error`].
+    /// [`eights::error`]. So whoever relies on it must look whether it holds.
     fn error(self, dimension: usize) -> f32 {
         let rounded = match self {
             Self::F32 => 0.0,
@@ -106,7 +120,7 @@ impl IndexConfig {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             dimension,
-            storage: Storage::default(),
+            storage: Storage::for_dimension(dimension),
             connectivity: 16,
             expansion_add: 128,
             expansion_search: DEFAULT_EXPANSION_SEARCH,

@@ -108,7 +108,9 @@ fn the_graph_finds_what_exact_search_finds() {
 #[test]
 fn scores_are_within_their_error() {
     use Storage::{Bf16, F16, F32, I8};
-    for (storage, dimension) in [F32, F16, Bf16, I8].into_iter().flat_map(|storage| [(storage, 300), (storage, 1024)]) {
+    for (storage, dimension) in
+        [F32, F16, Bf16, I8].into_iter().flat_map(|storage| [(storage, 128), (storage, 300), (storage, 1024)])
+    {
         let vectors = clustered(&mut SmallRng::seed_from_u64(13), 400, dimension, 5);
         let (base, queries) = vectors.split_at(380);
         let graph = Hnsw::new(IndexConfig { storage, ..IndexConfig::new(dimension) }).unwrap();
