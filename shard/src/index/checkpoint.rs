@@ -7,8 +7,9 @@ use super::{IndexConfig, IndexError, Storage};
 
 const MAGIC: &[u8; 4] = b"OMIX";
 const VERSION: u32 = 1;
-/// Of graphs in eight bits: version 1 had those that the engine scaled. They cannot be extended, and are built anew.
-const VERSION_OF_EIGHTS: u32 = 2;
+/// Of graphs in eight bits: version 1 had those that the engine scaled, 2 those with one scale for all. They cannot be
+/// extended, and are built anew.
+const VERSION_OF_EIGHTS: u32 = 3;
 const HEAD: usize = 20;
 
 /// An exported index, taken apart.

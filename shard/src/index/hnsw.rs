@@ -14,10 +14,9 @@ use omma_common::topk::TopK;
 use parking_lot::{RwLock, RwLockWriteGuard};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind, VectorType, ffi::Matches};
 
-use super::eights::Eights;
 use super::pace::{self, Pace};
 use super::slots::Slots;
-use super::{Allow, Candidate, IndexConfig, IndexError, Storage, VectorIndex, check, hnsw_format};
+use super::{Allow, Candidate, IndexConfig, IndexError, Storage, VectorIndex, check, eights, hnsw_format};
 
 /// How long a search waits for a thread slot.
 const SLOT_WAIT: Duration = Duration::from_secs(5);
@@ -32,8 +31,6 @@ pub struct Hnsw {
     /// Searches in or before the lock.
     searching: AtomicUsize,
     adders: usize,
-    /// Of a graph in eight bits.
-    eights: Option<Eights>,
 }
 
 impl Hnsw {
@@ -69,7 +66,6 @@ impl Hnsw {
             slots: Slots::new(config.threads),
             searching: AtomicUsize::new(0),
             adders: config.threads.min(cores),
-            eights: eights(&config),
             config,
         }
     }
@@ -127,18 +123,15 @@ impl Hnsw {
         items: &[(u64, &'a [f32])],
         threads: usize,
     ) -> Result<Vec<(u64, &'a [f32])>, IndexError> {
-        // In eight bits more are equally near, and products are exact.
-        let (look_at, equal) = match self.eights {
-            None => (32, 1e-4),
-            Some(_) => (self.config.expansion_search.max(32), 1e-6),
-        };
+        // In eight bits more are equally near.
+        const EQUAL: f32 = 1e-4;
+        let look_at = if self.in_eights() { self.config.expansion_search.max(32) } else { 32 };
         let lost = |part: &[(u64, &'a [f32])]| -> Result<Vec<(u64, &'a [f32])>, IndexError> {
             let mut lost = Vec::new();
             for &(key, embedding) in part {
                 let hits = self.search(embedding, look_at, None)?;
-                // As the graph has it: rounding makes some a little longer than others.
-                let own = self.eights.map_or_else(|| super::dot(embedding, embedding), |eights| eights.own(embedding));
-                let drowns = hits.len() == look_at && hits.last().is_some_and(|worst| worst.score >= own - equal);
+                let own = super::dot(embedding, embedding);
+                let drowns = hits.len() == look_at && hits.last().is_some_and(|worst| worst.score >= own - EQUAL);
                 if !drowns && !hits.iter().any(|hit| hit.key == key) {
                     lost.push((key, embedding));
                 }
@@ -161,7 +154,7 @@ impl Hnsw {
         check(query, self.config.dimension)?;
         let _counted = Counted::new(&self.searching);
         let mut reader = RowReader::new(&self.config);
-        let mut best = TopK::new(k);
+        let (mut best, error) = (TopK::new(k), self.config.storage.error(query));
         loop {
             let slice: Vec<u64> = keys.take(SLICE).collect();
             if slice.is_empty() {
@@ -170,11 +163,7 @@ impl Hnsw {
             let index = self.index.read();
             for key in slice {
                 if let Some(row) = reader.read(&index, key)? {
-                    best.push(Candidate {
-                        key,
-                        score: super::dot(query, row),
-                        error: self.config.storage.error(self.config.dimension),
-                    });
+                    best.push(Candidate { key, score: super::dot(query, row), error });
                 }
             }
         }
@@ -216,10 +205,14 @@ impl Hnsw {
         Ok(())
     }
 
+    fn in_eights(&self) -> bool {
+        self.config.storage == Storage::I8
+    }
+
     fn insert(&self, index: &Index, key: u64, embedding: &[f32]) -> Result<(), IndexError> {
-        match self.eights {
-            Some(eights) => index.add(key, &eights.from(embedding)).map_err(refused),
-            None => index.add(key, embedding).map_err(refused),
+        match self.in_eights() {
+            true => index.add(key, &eights::from(embedding)).map_err(refused),
+            false => index.add(key, embedding).map_err(refused),
         }
     }
 
@@ -230,18 +223,17 @@ impl Hnsw {
         k: usize,
         allow: Option<Allow<'_>>,
     ) -> Result<Matches, IndexError> {
-        match self.eights {
-            Some(eights) => search(index, &eights.from(query), k, allow),
-            None => search(index, query, k, allow),
+        match self.in_eights() {
+            true => search(index, &eights::from(query), k, allow),
+            false => search(index, query, k, allow),
         }
     }
 
-    fn candidates(&self, found: Matches) -> Vec<Candidate> {
-        let error = self.config.storage.error(self.config.dimension);
-        let score = |distance: f32| self.eights.map_or(1.0 - distance, |eights| eights.score(1.0 - distance));
+    fn candidates(&self, query: &[f32], found: Matches) -> Vec<Candidate> {
+        let error = self.config.storage.error(query);
         let scored = found.keys.into_iter().zip(found.distances);
         let mut hits: Vec<Candidate> =
-            scored.map(|(key, distance)| Candidate { key, score: score(distance), error }).collect();
+            scored.map(|(key, distance)| Candidate { key, score: 1.0 - distance, error }).collect();
         hits.sort_by(|a, b| omma_common::topk::rank(a.score, &a.key, b.score, &b.key));
         hits
     }
@@ -265,7 +257,7 @@ impl VectorIndex for Hnsw {
         if k == 0 {
             return Ok(Vec::new());
         }
-        Ok(self.candidates(self.search_in(&index, query, k, allow)?))
+        Ok(self.candidates(query, self.search_in(&index, query, k, allow)?))
     }
 
     fn contains(&self, key: u64) -> bool {
@@ -294,31 +286,33 @@ fn search<T: VectorType>(
     found.map_err(refused)
 }
 
-fn eights(config: &IndexConfig) -> Option<Eights> {
-    (config.storage == Storage::I8).then(|| Eights::new(config.dimension))
-}
-
 /// Reads embeddings out of the graph, one after the other.
 struct RowReader {
     /// Converted here, which is quicker than in the engine; empty for other precisions.
     halves: Vec<i16>,
     bits: Vec<u16>,
-    eights: Option<(Eights, Vec<i8>)>,
+    /// Empty for other precisions.
+    eights: Vec<i8>,
     row: Vec<f32>,
 }
 
 impl RowReader {
     fn new(config: &IndexConfig) -> Self {
         let halves = if config.storage == Storage::F16 { config.dimension } else { 0 };
-        let eights = eights(config).map(|eights| (eights, vec![0; config.dimension]));
-        Self { halves: vec![0; halves], bits: vec![0; halves], eights, row: vec![0.0; config.dimension] }
+        let eights = if config.storage == Storage::I8 { config.dimension } else { 0 };
+        Self {
+            halves: vec![0; halves],
+            bits: vec![0; halves],
+            eights: vec![0; eights],
+            row: vec![0.0; config.dimension],
+        }
     }
 
     /// `None` if the graph does not hold it.
     fn read(&mut self, index: &Index, key: u64) -> Result<Option<&[f32]>, IndexError> {
-        let found = if let Some((eights, small)) = &mut self.eights {
-            let found = index.get(key, small).map_err(refused)?;
-            eights.write(small, &mut self.row);
+        let found = if !self.eights.is_empty() {
+            let found = index.get(key, &mut self.eights).map_err(refused)?;
+            eights::write(&self.eights, &mut self.row);
             found
         } else if self.halves.is_empty() {
             index.get(key, &mut self.row).map_err(refused)?
@@ -363,7 +357,8 @@ fn engine(config: &IndexConfig) -> Result<Index, IndexError> {
     };
     let options = IndexOptions {
         dimensions: config.dimension,
-        metric: MetricKind::IP,
+        // In eight bits each embedding has a scale of its own.
+        metric: if config.storage == Storage::I8 { MetricKind::Cos } else { MetricKind::IP },
         quantization,
         connectivity: config.connectivity,
         expansion_add: config.expansion_add,

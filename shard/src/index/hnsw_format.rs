@@ -64,7 +64,7 @@ pub(super) fn check(bytes: &[u8], config: &IndexConfig) -> Result<usize, &'stati
 }
 
 fn check_head(mut head: Reader<'_>, rows: usize, kind: u64, config: &IndexConfig) -> Result<(), &'static str> {
-    const INNER_PRODUCT: u64 = b'i' as u64;
+    let metric = u64::from(if config.storage == Storage::I8 { b'c' } else { b'i' });
     const U64: u64 = 14;
     const U32: u64 = 15;
     if head.take(MAGIC.len())? != MAGIC {
@@ -74,7 +74,7 @@ fn check_head(mut head: Reader<'_>, rows: usize, kind: u64, config: &IndexConfig
         return Err("a graph of another engine version");
     }
     head.take(4)?;
-    if [head.number(1)?, head.number(1)?, head.number(1)?, head.number(1)?] != [INNER_PRODUCT, kind, U64, U32] {
+    if [head.number(1)?, head.number(1)?, head.number(1)?, head.number(1)?] != [metric, kind, U64, U32] {
         return Err("other kinds of numbers");
     }
     if [head.number(8)?, head.number(8)?, head.number(8)?] != [rows as u64, 0, config.dimension as u64] {

@@ -66,7 +66,7 @@ impl Storage {
     /// So many times the candidates that are wanted are kept where every embedding is looked at anyway: there may be
     /// many that eight bits cannot tell apart.
     fn scanned(self) -> usize {
-        if self == Self::I8 { 4 } else { 1 }
+        if self == Self::I8 { 8 } else { 1 }
     }
 
     /// More candidates than the `k` hits that are wanted, so that the best are among them whatever the order is, of a
@@ -80,17 +80,17 @@ impl Storage {
         }
     }
 
-    /// The most by which a score out of the graph differs from the exact one, for unit vectors of so many numbers: both
-    /// of a product's factors are rounded, and so is each step of the sum. Proven, but in eight bits: see
-    /// [`eights::error`]. So whoever relies on it must look whether it holds.
-    fn error(self, dimension: usize) -> f32 {
+    /// The most by which a score out of the graph differs from the exact one, for a query of unit length: both of a
+    /// product's factors are rounded, and so is each step of the sum. Proven, but in eight bits: see [`eights::error`]. So
+    /// whoever relies on it must look whether it holds.
+    fn error(self, query: &[f32]) -> f32 {
         let rounded = match self {
             Self::F32 => 0.0,
             Self::F16 => 2.0 / 2048.0,
             Self::Bf16 => 2.0 / 256.0,
-            Self::I8 => eights::error(dimension),
+            Self::I8 => eights::error(query),
         };
-        rounded + dimension as f32 * f32::EPSILON
+        rounded + query.len() as f32 * f32::EPSILON
     }
 }
 
