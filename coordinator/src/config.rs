@@ -54,7 +54,7 @@ pub struct Args {
     /// from when it has arrived.
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().request.as_secs())]
     pub max_request_seconds: u64,
-    /// An ingest stream that sends nothing for so many seconds, or whose answers are not read for so long, is ended.
+    /// An ingest stream that sends nothing for so many seconds, or an answer of which nothing is read for so long, is ended.
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().idle_stream.as_secs())]
     pub idle_stream_seconds: u64,
     /// Calls to one shard node at once.
@@ -150,8 +150,8 @@ pub struct Limits {
     pub rate_per_client: u32,
     /// Until a request has arrived and its answer begins.
     pub request: Duration,
-    /// Longest silence of an ingest stream that has no image under way, and longest time that an answer of it waits to be
-    /// read.
+    /// Longest silence of an ingest stream that has no image under way, and longest time that an answer, of it or of any
+    /// request, waits to be read.
     pub idle_stream: Duration,
     /// Calls to one shard node at once.
     pub calls_per_node: usize,

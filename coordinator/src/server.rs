@@ -6,7 +6,7 @@ use std::time::Duration;
 use omma_common::admin::Subject;
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::rpc::{RpcLayer, Traces};
-use omma_common::serve::{Arriving, Incoming, Track};
+use omma_common::serve::{Arriving, ConnectionLimits, Incoming, Track};
 use omma_common::shutdown::Shutdown;
 use omma_common::tls::args::{SecurityError, peer_dialer, public_port};
 use omma_proto::v1::backup_service_server::BackupServiceServer;
@@ -88,6 +88,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         );
     }
     let limits = config.limits;
+    let connections = ConnectionLimits { unread: limits.idle_stream, ..config.connections };
     let share = Share { requests: limits.requests_per_client, rate: limits.rate_per_client, time: limits.request };
     let most_bytes = limits.sizes.max_message_bytes;
     let coordinator = Arc::new(Coordinator::new(routing, config.limits, access.clone(), shutdown.clone()));
@@ -115,9 +116,9 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        .layer(Track)
         // Outside of what refuses, so that refusals are counted.
         .layer(RpcLayer::new(Traces::Begin))
-        .layer(Track)
         .layer(Guarded(access))
         .layer(Shared(Shares::new(share)))
         .layer(Arriving::new(config.limits.arriving_bytes, REFUSED.with(&["arriving"])))
@@ -129,7 +130,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .add_service(limited!(SearchServiceServer))
         .add_service(limited!(ClusterServiceServer))
         .add_service(limited!(BackupServiceServer))
-        .serve_with_incoming_shutdown(Incoming::over(listener, security, config.connections), shutdown.clone().begun());
+        .serve_with_incoming_shutdown(Incoming::over(listener, security, connections), shutdown.clone().begun());
 
     let drained = async {
         shutdown.clone().begun().await;

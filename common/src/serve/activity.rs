@@ -9,6 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::origin::Origin;
+use super::unsent::Unsent;
+
+/// A connection all of whose answers wait for their client is busy for so long: honest ones read.
+const UNMOVED: Duration = Duration::from_secs(10);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -18,9 +22,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(super) struct Activity {
     in_flight: AtomicUsize,
+    /// Those of them that are the server's to answer, or to go on with.
+    running: AtomicUsize,
+    pub(super) unsent: Unsent,
     /// Whether it ever carried a request.
     used: AtomicBool,
-    /// When the last request began or ended, or else the connection.
+    /// When a request began or ended, or something of an answer was taken, or else when the connection began.
     since: Mutex<Instant>,
     closing: AtomicBool,
     reader: Mutex<Option<Waker>>,
@@ -28,12 +35,32 @@ pub(super) struct Activity {
 
 /// A request that runs. Dropped when its answer has been sent, or nobody waits for that any more.
 #[derive(Debug)]
-pub struct InFlight(Arc<Activity>);
+pub struct InFlight {
+    activity: Arc<Activity>,
+    running: bool,
+}
+
+impl InFlight {
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// Something moved, and now it is the client's turn to take it, or the server's to go on.
+    pub(super) fn waits_for_client(&mut self, waits: bool) {
+        *lock(&self.activity.since) = Instant::now();
+        match (self.running, !waits) {
+            (true, false) => drop(self.activity.running.fetch_sub(1, Ordering::AcqRel)),
+            (false, true) => drop(self.activity.running.fetch_add(1, Ordering::AcqRel)),
+            _ => {}
+        }
+        self.running = !waits;
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        *lock(&self.0.since) = Instant::now();
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.waits_for_client(true);
+        self.activity.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -41,6 +68,8 @@ impl Activity {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             in_flight: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            unsent: Unsent::default(),
             used: AtomicBool::new(false),
             since: Mutex::new(Instant::now()),
             closing: AtomicBool::new(false),
@@ -50,13 +79,24 @@ impl Activity {
 
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.running.fetch_add(1, Ordering::AcqRel);
         self.used.store(true, Ordering::Relaxed);
-        InFlight(self.clone())
+        InFlight { activity: self.clone(), running: true }
     }
 
-    /// How long no request has run; `None` while one does.
+    /// How long no request has run; `None` while one does. One whose answer is the client's to take runs for a while only:
+    /// else a client that reads nothing would be busy for ever.
     pub(super) fn idle(&self) -> Option<Duration> {
-        (self.in_flight.load(Ordering::Acquire) == 0).then(|| lock(&self.since).elapsed())
+        self.idle_if(UNMOVED)
+    }
+
+    /// The same, if answers make it busy for no longer than `unmoved`.
+    pub(super) fn idle_if(&self, unmoved: Duration) -> Option<Duration> {
+        if self.running.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let idle = lock(&self.since).elapsed();
+        (self.in_flight.load(Ordering::Acquire) == 0 || idle >= unmoved).then_some(idle)
     }
 
     /// Ready once the connection has to end.

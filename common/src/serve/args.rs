@@ -43,6 +43,7 @@ impl ConnectionArgs {
             handshake: Duration::from_secs(self.handshake_seconds.max(1)),
             idle: Duration::from_secs(self.idle_connection_seconds.max(1)),
             age: Duration::from_secs(self.max_connection_age_seconds.max(1)),
+            ..ConnectionLimits::default()
         }
     }
 }
@@ -62,6 +63,8 @@ pub struct ConnectionLimits {
     pub idle: Duration,
     /// Until a connection takes no more requests.
     pub age: Duration,
+    /// Until an answer of which nothing is taken is ended; half as long again at most.
+    pub unread: Duration,
 }
 
 impl ConnectionLimits {
@@ -86,6 +89,7 @@ impl Default for ConnectionLimits {
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(300),
             age: Duration::from_secs(3600),
+            unread: Duration::from_secs(300),
         }
     }
 }

@@ -6,7 +6,6 @@
 //! the answer its own until it is sent; where there is none left, one that is not whole gives way, the oldest first: honest
 //! ones arrive quickly.
 
-mod answer;
 mod body;
 mod halves;
 mod refusal;
@@ -23,10 +22,10 @@ use parking_lot::Mutex;
 use tonic::Status;
 use tonic::body::Body;
 
-use self::answer::Answer;
 use self::body::Counting;
 use self::halves::Halves;
 use self::shapes::Shapes;
+use super::track::hold;
 use crate::error::ApiError;
 use crate::fair::{Fair, Part};
 use crate::limits::MAX_DECODED_BYTES;
@@ -166,7 +165,7 @@ where
             // A request of one message is answered here. A stream's handler has its own.
             drop(kept);
             let body = match head.extensions.remove::<AnswerPart>() {
-                Some(part) => Body::new(Answer::new(body, part)),
+                Some(part) => hold(body, part),
                 None => body,
             };
             Ok(Response::from_parts(head, body))

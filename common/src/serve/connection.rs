@@ -46,6 +46,7 @@ pub struct Connection {
     wire: Wire,
     info: ConnectInfo,
     idle: Duration,
+    unread: Duration,
     look: Pin<Box<Sleep>>,
     end: Pin<Box<Sleep>>,
     _place: Place,
@@ -53,8 +54,9 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn new(wire: Wire, info: ConnectInfo, limits: &ConnectionLimits, place: Place) -> Self {
-        let (idle, end) = (limits.idle, Box::pin(sleep_until(info.retires + limits.grace())));
-        Self { wire, info, idle, look: Box::pin(sleep(idle)), end, _place: place }
+        let (idle, unread) = (limits.idle, limits.unread.max(Duration::from_secs(1)));
+        let (look, end) = (sleep(idle.min(unread / 2)), sleep_until(info.retires + limits.grace()));
+        Self { wire, info, idle, unread, look: Box::pin(look), end: Box::pin(end), _place: place }
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -63,12 +65,13 @@ impl Connection {
         }
         loop {
             ready!(self.look.as_mut().poll(cx));
+            self.info.activity.unsent.end(self.unread);
             let left = match self.info.activity.idle() {
                 Some(idle) if idle >= self.idle => return Poll::Ready(()),
                 Some(idle) => self.idle - idle,
                 None => self.idle,
             };
-            self.look.set(sleep_until(Instant::now() + left));
+            self.look.set(sleep_until(Instant::now() + left.min(self.unread / 2)));
         }
     }
 }

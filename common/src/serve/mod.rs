@@ -2,7 +2,7 @@
 //!
 //! [`Incoming`] accepts and shakes hands; each connection tells requests who is at its other end ([`ConnectInfo`]); the
 //! layer [`Track`] tells the connection which requests run, so that one that idles can be closed, or give way when
-//! there are too many. No address has more than its share of them. The layer [`Arriving`] bounds what requests take in
+//! there are too many; an answer that nobody reads is ended. No address has more than its share of them. The layer [`Arriving`] bounds what requests take in
 //! memory.
 //! Callers in the same process need no connection ([`InProcess`]).
 
@@ -15,6 +15,7 @@ mod in_process;
 mod origin;
 mod shaking;
 mod track;
+mod unsent;
 
 pub use accept::{Incoming, Security};
 pub use activity::InFlight;

@@ -10,8 +10,10 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::connection::ConnectInfo;
+use super::unsent::Sending;
 
-/// Layer for a server whose connections come from [`super::Incoming`].
+/// Layer for a server whose connections come from [`super::Incoming`]. The outermost one: what is under way is dropped when
+/// an answer that nobody reads is ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Track;
 
@@ -44,7 +46,12 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let guard = request.extensions().get::<ConnectInfo>().map(ConnectInfo::begin);
         let answer = self.0.call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| hold(body, guard))) })
+        Box::pin(async move {
+            Ok(answer.await?.map(|body| match guard {
+                Some(guard) => Body::new(Sending::new(body, guard)),
+                None => body,
+            }))
+        })
     }
 }
 

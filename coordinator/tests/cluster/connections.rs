@@ -85,3 +85,29 @@ async fn what_goes_on_when_a_connection_is_old_is_told_and_goes_on_over_another(
     // The second was on a connection of its own: it had all the time that a new one has.
     assert!(begun.elapsed() >= Duration::from_millis(2 * (500 + 1000)), "{:?}", begun.elapsed());
 }
+
+/// A client that leaves no window for answers is not busy for longer than a stream may be silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_read_holds_neither_its_connection_nor_its_place() {
+    let cluster = Cluster::start_with(|config| {
+        config.connections.connections = 1;
+        config.connections.per_address = 100;
+        config.limits.requests_per_client = 1;
+        config.limits.idle_stream = Duration::from_secs(1);
+    })
+    .await;
+    let closed = Endpoint::from_shared(cluster.address.clone()).unwrap().initial_stream_window_size(0).connect_lazy();
+    let mut unread = tokio::spawn(status(closed.clone()));
+    let another = async || status(from(&cluster, "127.0.0.3:0").await).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!unread.is_finished());
+    another().await.expect_err("the only connection is busy");
+    let refused = status(closed).await.map_err(|refused| reason_of(&refused));
+    assert_eq!(refused, Err(Some(Reason::RateLimited)), "its only place is taken");
+    let begun = std::time::Instant::now();
+    while another().await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(8), "the connection is busy for ever");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    (&mut unread).await.unwrap().expect_err("its connection gave way");
+}

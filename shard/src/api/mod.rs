@@ -86,8 +86,8 @@ pub(crate) async fn serve(
         // As the coordinator does.
         .max_connection_age(connections.age)
         .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_AT_ONCE))
-        .layer(calls)
         .layer(Track)
+        .layer(calls)
         .layer(checked)
         .layer(Arriving::each(LARGEST_DECODED))
         .add_routes(routes)
