@@ -31,8 +31,8 @@ use crate::fair::{Fair, Part};
 use crate::limits::MAX_DECODED_BYTES;
 use crate::metrics::Counter;
 
-/// Bytes of an answer that is never refused.
-const SMALL_ANSWER: usize = 256 << 10;
+/// Bytes of an answer that is never refused: as many as a client may have requests at once are little together.
+const SMALL_ANSWER: usize = 16 << 10;
 
 /// Which client a request is from, as an extension of it: a number. Where there is none, all are one.
 #[derive(Debug, Clone, Copy)]

@@ -146,6 +146,19 @@ async fn a_request_counts_until_it_is_answered_and_its_answer_until_it_is_sent()
     assert_eq!((sent, arriving.memory.taken()), (200_000, 0));
 }
 
+/// All that one client's calls at once can get beyond its share.
+#[test]
+fn answers_that_are_never_refused_are_little_together() {
+    let memory = Fair::new(64 << 20);
+    let kept = Kept::new(memory.clone());
+    let large: Vec<_> = std::iter::from_fn(|| kept.answer(1, SMALL_ANSWER + 1).ok()).collect();
+    assert!(!large.is_empty() && memory.taken() <= 33 << 20, "{}", memory.taken());
+    let small: Vec<_> = (0..512).map(|_| kept.answer(1, SMALL_ANSWER).unwrap()).collect();
+    assert!(memory.taken() <= 41 << 20, "{}", memory.taken());
+    assert!(kept.answer(2, 20 << 20).is_ok(), "another client finds room");
+    drop((large, small));
+}
+
 /// What came whole before a message that is refused is handed on.
 #[tokio::test]
 async fn a_refusal_comes_after_the_messages_before_it() {
