@@ -23,4 +23,5 @@ pub use args::{ConnectionArgs, ConnectionLimits};
 pub use arriving::{AnswerPart, Arriving, Counted, Kept, Whose};
 pub use connection::{ConnectInfo, Connection};
 pub use in_process::InProcess;
+pub use origin::Origin;
 pub use track::{Track, Tracked, hold};

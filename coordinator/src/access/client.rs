@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 
+use omma_common::serve::Origin;
+
 use super::caller::Caller;
 
 tokio::task_local! {
     static CLIENT: Client;
 }
 
-/// Tells one client from another: by its name, or by its address where names are not asked for.
+/// Tells one client from another: by its name, or where names are not asked for by its address: of IPv6, by what
+/// one customer of a provider has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Client(pub(crate) u64);
 
@@ -16,7 +19,7 @@ impl Client {
     pub(crate) fn of(caller: &Caller, address: Option<SocketAddr>) -> Self {
         let text = match (&caller.name, address) {
             (Some(name), _) => name.clone(),
-            (None, Some(address)) => address.ip().to_string(),
+            (None, Some(address)) => Origin::of(address.ip()).to_string(),
             (None, None) => return Self(0),
         };
         let hash = blake3::hash(text.as_bytes());
@@ -48,6 +51,8 @@ mod tests {
         let anyone = Caller::anyone();
         assert_eq!(Client::of(&anyone, at("1.1.1.1:1")), Client::of(&anyone, at("1.1.1.1:2")));
         assert_ne!(Client::of(&anyone, at("1.1.1.1:1")), Client::of(&anyone, at("1.1.1.2:1")));
+        assert_eq!(Client::of(&anyone, at("[2001:db8::1]:1")), Client::of(&anyone, at("[2001:db8::ffff:2]:1")));
+        assert_ne!(Client::of(&anyone, at("[2001:db8::1]:1")), Client::of(&anyone, at("[2001:db8:0:1::1]:1")));
         assert_eq!(client_id(), 0);
         assert_eq!(Client(7).doing(async { client_id() }).await, 7);
     }
