@@ -168,6 +168,17 @@ mod tests {
         assert!(fair.taken() == 0 && fair.taken.lock().by_client.is_empty());
     }
 
+    /// As `SECURITY.md` says of streams.
+    #[test]
+    fn nine_that_give_nothing_back_take_all() {
+        let fair = Fair::new(512);
+        let mut held = vec![];
+        (1..=8).for_each(|client| greedy(&fair, client, &mut held));
+        assert!(fair.has_room(9, 1));
+        greedy(&fair, 9, &mut held);
+        assert!(!fair.has_room(10, 1));
+    }
+
     #[test]
     fn a_part_grows_as_far_as_it_may_and_is_given_back() {
         let fair = Fair::new(100);

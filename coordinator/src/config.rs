@@ -40,8 +40,8 @@ pub struct Args {
     /// what their parts take. A client that has as much of it as is left gets no more. 128 at least.
     #[arg(long, value_name = "MIB", default_value_t = Limits::default().arriving_bytes >> 20)]
     pub max_arriving_mib: usize,
-    /// Requests served at once, over all connections; an ingest stream counts as one. A client that has as many as are
-    /// left gets no more.
+    /// Requests served at once, over all connections; an ingest stream counts as one, and streams have half of
+    /// them at most. A client that has as many as are left gets no more.
     #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests)]
     pub max_requests: usize,
     /// Requests of one client served at once: of one key or token, or else of one address.

@@ -29,7 +29,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::{Coordinator, address_of, caller_of, deadline_of, validate};
+use super::{Coordinator, Place, address_of, caller_of, deadline_of, validate};
 use crate::access::{Caller, Client, Deed, Role, Scope, audit, credential};
 use crate::write;
 
@@ -76,7 +76,7 @@ struct Ingest {
     client: Client,
     /// What the images that came take of the memory for requests.
     kept: Option<Kept>,
-    _place: Part,
+    _place: Place,
 }
 
 /// An unanswered image: what is needed to answer it even if its write panics, and its size.
@@ -100,7 +100,7 @@ pub(crate) fn open(
     let credential = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).and_then(credential);
     let credential = credential.map(str::to_owned);
     let client = Client::of(&caller, address);
-    let place = coordinator.admit(client)?;
+    let place = coordinator.admit_stream(client)?;
     let kept = request.extensions().get::<Kept>().cloned();
     let retired: Pin<Box<dyn Future<Output = ()> + Send>> = match request.extensions().get::<ConnectInfo>() {
         Some(info) => Box::pin(info.retired()),

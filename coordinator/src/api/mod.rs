@@ -48,6 +48,15 @@ pub(crate) struct Coordinator {
     pub(crate) shutdown: Shutdown,
     pub(crate) access: Access,
     places: Arc<Fair>,
+    /// Those of them that streams may have: half. Others give theirs back soon.
+    streams: Arc<Fair>,
+}
+
+/// A place among the requests that are served at once, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _place: Part,
+    _stream: Option<Part>,
 }
 
 /// Each service of the public API is one of these.
@@ -56,19 +65,27 @@ pub(crate) struct Api(pub(crate) Arc<Coordinator>);
 
 impl Coordinator {
     pub(crate) fn new(routing: Routing, limits: Limits, access: Access, shutdown: Shutdown) -> Self {
-        let places = Fair::new(limits.requests);
-        Self { routing, hedge: HedgeDelay::default(), limits, shutdown, access, places }
+        let (places, streams) = (Fair::new(limits.requests), Fair::new((limits.requests / 2).max(1)));
+        Self { routing, hedge: HedgeDelay::default(), limits, shutdown, access, places, streams }
     }
 
-    /// A place among the requests that are served at once, or `OVERLOADED`. Streams keep theirs for as long as they last,
-    /// so no client gets all: others find one.
-    pub(crate) fn admit(&self, client: Client) -> Result<Part, ApiError> {
-        self.places.take(client.0, 1).ok_or_else(|| {
-            REFUSED.with(&["requests"]).inc();
-            let (own, all, most) = (self.places.taken_by(client.0), self.places.taken(), self.places.most());
-            let text = format!("this coordinator serves {all} of {most} requests already, {own} of them this client's");
-            ApiError::new(Reason::Overloaded, text).over("max-requests", most)
-        })
+    /// A place for a request, or `OVERLOADED`.
+    pub(crate) fn admit(&self, client: Client) -> Result<Place, ApiError> {
+        let place = self.places.take(client.0, 1).ok_or_else(|| self.too_many("requests", &self.places, client))?;
+        Ok(Place { _place: place, _stream: None })
+    }
+
+    /// A place for a stream, which keeps it for as long as it lasts, or `OVERLOADED`.
+    pub(crate) fn admit_stream(&self, client: Client) -> Result<Place, ApiError> {
+        let stream = self.streams.take(client.0, 1).ok_or_else(|| self.too_many("streams", &self.streams, client))?;
+        Ok(Place { _stream: Some(stream), ..self.admit(client)? })
+    }
+
+    fn too_many(&self, what: &str, places: &Fair, client: Client) -> ApiError {
+        REFUSED.with(&["requests"]).inc();
+        let (own, all, most) = (places.taken_by(client.0), places.taken(), places.most());
+        let text = format!("this coordinator serves {all} of {most} {what} already, {own} of them this client's");
+        ApiError::new(Reason::Overloaded, text).over("max-requests", self.places.most())
     }
 
     /// Requests that are served, and how many may be.
