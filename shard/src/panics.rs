@@ -34,7 +34,8 @@ pub(crate) fn heard<T>(ear: impl Fn(&PanicHookInfo<'_>) -> bool + 'static, work:
 fn listen() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let ear = EAR.with_borrow(Clone::clone);
+        // A thread that ends has none any more, and a panic here would end the process.
+        let ear = EAR.try_with(|ear| ear.try_borrow().ok().and_then(|ear| ear.clone())).ok().flatten();
         if !ear.is_some_and(|ear| ear(panic)) {
             before(panic);
         }
@@ -47,6 +48,23 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
+
+    #[test]
+    fn a_panic_at_the_end_of_a_thread_is_survived() {
+        struct Late;
+        impl Drop for Late {
+            fn drop(&mut self) {
+                // By now this thread's ear is gone, or was never there.
+                assert!(catch_unwind(|| panic!("late")).is_err());
+            }
+        }
+        thread_local!(static LATE: Late = const { Late });
+        let thread = std::thread::spawn(|| {
+            LATE.with(|_| {});
+            heard(|_| true, || drop(catch_unwind(|| panic!("heard"))));
+        });
+        thread.join().unwrap();
+    }
 
     #[test]
     fn panics_are_heard_by_whoever_asked_last() {

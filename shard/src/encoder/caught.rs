@@ -6,6 +6,9 @@ use omma_common::log_limit::{Line, LogLimit};
 
 use crate::panics::heard;
 
+/// Bytes of a panic's text in the log.
+const MOST_TEXT: usize = 256;
+
 /// Does `work`; `None` if it panics. What it was given to change may then be in any state.
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     heard(told, || catch_unwind(AssertUnwindSafe(work)).ok())
@@ -16,11 +19,16 @@ fn told(panic: &PanicHookInfo<'_>) -> bool {
     static PANICS: LogLimit = LogLimit::new();
     if let Some(Line { skipped }) = PANICS.line() {
         let at = panic.location().map(ToString::to_string);
-        let why = panic.payload_as_str();
+        let why = panic.payload_as_str().map(shown);
         tracing::warn!(at, why, skipped, "a picture made its decoder panic; it is refused");
     }
     // The fuzzer ends at panics of our own code.
     !cfg!(fuzzing)
+}
+
+/// As much of a panic's text as the log gets: a decoder may say in it what the picture says.
+fn shown(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MOST_TEXT)]
 }
 
 #[cfg(test)]
@@ -39,6 +47,13 @@ mod tests {
         fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_letters() {
+        assert_eq!(shown("short"), "short");
+        let long = format!("x{}", "\u{e9}".repeat(300));
+        assert_eq!(shown(&long), &long[..255]);
     }
 
     #[test]
