@@ -87,11 +87,12 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
-        if let Poll::Ready(read) = Pin::new(&mut this.wire).poll_read(cx, buf) {
-            return Poll::Ready(read);
+        // First, or whoever always has something to say would not be ended.
+        if this.poll_over(cx).is_ready() {
+            // As if the other side had ended it.
+            return Poll::Ready(Ok(()));
         }
-        // As if the other side had ended it.
-        this.poll_over(cx).map(Ok)
+        Pin::new(&mut this.wire).poll_read(cx, buf)
     }
 }
 
@@ -123,7 +124,7 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::super::activity::Registry;
@@ -134,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_outlives_its_grace_is_ended() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (tcp, address) = listener.accept().await.unwrap();
         let (activity, limits) = (Activity::new(), ConnectionLimits::default());
         let begun = Instant::now();
@@ -144,8 +145,12 @@ mod tests {
         let _busy = info.begin();
         info.retired().await;
         let mut connection = Connection::new(Wire::Plain(tcp), info, &limits, place);
-        assert_eq!(connection.read(&mut [0; 8]).await.unwrap(), 0);
+        // It always has something to say.
+        let talking = tokio::spawn(async move { while other.write_all(&[7; 1 << 10]).await.is_ok() {} });
+        while connection.read(&mut [0; 8]).await.unwrap() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it goes on");
+        }
         assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
-        drop(other);
+        talking.abort();
     }
 }
