@@ -76,6 +76,13 @@ async fn lines(many: usize) -> Vec<String> {
     lines.into_iter().map(text).collect()
 }
 
+/// The same, of images that are stored in any order.
+async fn sorted_lines(many: usize) -> Vec<String> {
+    let mut lines = lines(many).await;
+    lines.sort();
+    lines
+}
+
 fn as_caller<T>(message: T, header: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(header) = header {
@@ -124,7 +131,9 @@ async fn each_deed_is_one_line_without_its_content() {
     let some: Vec<String> = ["here", "there"].map(str::to_owned).into();
     let key = new_key("ann", &[Role::Read, Role::Write, Role::Admin], &some, None).unwrap();
     let file = std::env::temp_dir().join(format!("omma-audit-{}", std::process::id()));
-    std::fs::write(&file, key.line).unwrap();
+    let everywhere = new_key("bob", &[Role::Write], &["*".to_owned()], None).unwrap();
+    std::fs::write(&file, format!("{}\n{}\n", key.line, everywhere.line)).unwrap();
+    let free = Some(format!("Bearer {}", everywhere.key));
     let (header, keys) = (format!("Bearer {}", key.key), file.clone());
     let cluster = Cluster::start_with(|config| {
         config.access.api_keys = Some(keys);
@@ -170,9 +179,10 @@ async fn each_deed_is_one_line_without_its_content() {
         ]
     );
 
-    // A stream is a line for each collection that it turns to.
+    // A stream is a line for each collection in which it stored something, and one for an end that is none of these.
     assert_eq!(ingest(&channel, &header, &["here", "", "here", "there"]).await, None);
-    assert_eq!(lines(2).await, ["INFO key:ann IngestImages here OK", "INFO key:ann IngestImages there OK"]);
+    let told = ["here", "there"].map(|name| format!("INFO key:ann IngestImages {name} OK"));
+    assert_eq!(sorted_lines(2).await, told);
     assert_eq!(ingest(&channel, &header, &["here", "elsewhere"]).await, Some(Reason::PermissionDenied));
     assert_eq!(
         lines(2).await,
@@ -180,10 +190,32 @@ async fn each_deed_is_one_line_without_its_content() {
     );
     let to_and_fro: Vec<_> = ["here", "there"].into_iter().cycle().take(100).collect();
     assert_eq!(ingest(&channel, &header, &to_and_fro).await, None);
-    let told = ["here", "there", "there"].map(|name| format!("INFO key:ann IngestImages {name} OK"));
-    assert_eq!(lines(3).await, told);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(sorted_lines(2).await, told);
+    let unknown = free.as_deref().unwrap();
+    let names: Vec<String> = (0..30).map(|n| format!("nothing-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(ingest(&channel, unknown, &names).await, Some(Reason::CollectionNotFound));
+    let told = lines(1).await;
+    assert!(matches!(&told[..], [end] if end.ends_with("COLLECTION_NOT_FOUND")), "{told:?}");
+    failures_are_bounded(&channel, &header).await;
     refusals_are_told_and_bounded(&mut searches, &header).await;
     let _ = std::fs::remove_file(file);
+}
+
+/// Calls that change things, and fail.
+async fn failures_are_bounded(channel: &Channel, header: &str) {
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let begun = Instant::now();
+    for _ in 0..RATE {
+        let request = pb::CreateCollectionRequest { name: "here".into(), ..Default::default() };
+        let request = as_caller(request, Some(header));
+        CollectionServiceClient::new(channel.clone()).create_collection(request).await.unwrap_err();
+    }
+    let most = 21 + (20.0 * begun.elapsed().as_secs_f64()) as usize;
+    let told = take().iter().filter(|line| line["outcome"] == "COLLECTION_EXISTS").count();
+    assert!((10..=most).contains(&told), "{told} lines where {most} may be");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
 }
 
 /// A known caller, too, is refused more often than the log has lines: what it may not read, and then whatever it asks.

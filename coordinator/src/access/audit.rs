@@ -1,7 +1,7 @@
 //! The audit log: who did what to which collection, and how it ended; never what was in it.
 //!
 //! Events of the tracing target `audit`: changes, and whatever was refused to its caller, at `info`; other reads at `debug`.
-//! Of refusals, which cost their caller nothing, a bounded number of lines. Written only where callers have to say who they are.
+//! Of what fails, which costs its caller little, a bounded number of lines. Written only where callers have to say who they are.
 
 use std::net::SocketAddr;
 
@@ -36,29 +36,26 @@ pub(crate) struct Deed<'a> {
     pub(crate) outcome: &'a str,
 }
 
-/// Lines about calls that were refused for `outcome`, each for itself: strangers must not drown out the others.
-fn refusals(outcome: &str) -> Option<&'static LogLimit> {
-    static UNKNOWN: LogLimit = LogLimit::new();
-    static DENIED: LogLimit = LogLimit::new();
-    static TOO_MANY: LogLimit = LogLimit::new();
-    let kinds =
-        [(Reason::Unauthenticated, &UNKNOWN), (Reason::PermissionDenied, &DENIED), (Reason::RateLimited, &TOO_MANY)];
-    kinds.into_iter().find(|(reason, _)| reason.name() == outcome).map(|(_, limit)| limit)
+/// Refusals that are of interest whatever was asked for.
+const LOUD: [Reason; 3] = [Reason::Unauthenticated, Reason::PermissionDenied, Reason::RateLimited];
+
+/// Lines about calls that ended so, each kind for itself: none must drown out the others. `None`: it ended well.
+fn failures(outcome: &str) -> Option<&'static LogLimit> {
+    static KINDS: [LogLimit; Reason::ALL.len()] = [const { LogLimit::new() }; Reason::ALL.len()];
+    Reason::ALL.iter().zip(&KINDS).find(|(reason, _)| reason.name() == outcome).map(|(_, limit)| limit)
 }
 
 /// Writes one line, or counts it among those that were left out.
 pub(crate) fn audit(deed: &Deed<'_>) {
     let Some(who) = &deed.caller.name else { return };
     let Deed { rpc, outcome, .. } = deed;
-    let refusals = refusals(outcome);
-    let Some(Line { skipped }) = refusals.map_or(Some(Line::default()), LogLimit::line) else { return };
     let collection = shown_collection_name(deed.collection);
     let address = deed.address.map(|a| a.to_string()).unwrap_or_default();
-    // Refusals are of interest whatever was asked for.
-    if refusals.is_some() || !READS.contains(rpc) {
+    let loud = LOUD.iter().any(|reason| reason.name() == *outcome);
+    if !loud && READS.contains(rpc) {
+        tracing::debug!(target: "audit", who, address, rpc, collection, outcome);
+    } else if let Some(Line { skipped }) = failures(outcome).map_or(Some(Line::default()), LogLimit::line) {
         tracing::info!(target: "audit", who, address, rpc, collection, outcome, skipped);
-    } else {
-        tracing::debug!(target: "audit", who, address, rpc, collection, outcome, skipped);
     }
 }
 

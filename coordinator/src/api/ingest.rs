@@ -47,9 +47,9 @@ struct Ingest {
     /// that were taken are answered.
     end: Option<Result<(), ApiError>>,
     /// The collection's name, once known.
-    collection: String,
-    /// Collections of which the audit log has a line: one who turns to and fro gets no more. There are not many.
-    told: BTreeSet<String>,
+    collection: Arc<str>,
+    /// Collections in which an image was stored, of which the audit log has a line: no more than there are.
+    told: BTreeSet<Arc<str>>,
     /// The whole stream's, if the client set one.
     deadline: Option<Deadline>,
     /// The end of the connection's life.
@@ -79,10 +79,11 @@ struct Ingest {
     _place: Place,
 }
 
-/// An unanswered image: what is needed to answer it even if its write panics, and its size.
+/// An unanswered image: what is needed to answer it even if its write panics, where it goes, and its size.
 #[derive(Default)]
 struct Taken {
     sequence: u64,
+    collection: Arc<str>,
     id: String,
     bytes: usize,
     _memory: Option<Part>,
@@ -112,7 +113,7 @@ pub(crate) fn open(
         retired,
         inbound: request.into_inner(),
         end: None,
-        collection: String::new(),
+        collection: "".into(),
         told: BTreeSet::new(),
         writes: JoinSet::new(),
         taken: HashMap::new(),
@@ -248,14 +249,15 @@ impl Ingest {
             "" if self.collection.is_empty() => {
                 return Err(Err(ApiError::field("collection", "must be set in the stream's first message")));
             }
-            same if same.is_empty() || same == self.collection => {}
+            same if same.is_empty() || same == &*self.collection => {}
             other => self.turn_to(other).map_err(Err)?,
         }
         let image_deadline = Deadline::after(Duration::from_secs(DEFAULT_DEADLINE_SECONDS));
         let deadline = self.deadline.map_or(image_deadline, |stream| stream.min(image_deadline));
         let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
-        let taken = Taken { sequence: message.sequence, id, bytes: message.encoded_len(), _memory: memory };
         let (coordinator, collection) = (Arc::clone(&self.coordinator), self.collection.clone());
+        let (sequence, bytes) = (message.sequence, message.encoded_len());
+        let taken = Taken { sequence, collection: collection.clone(), id, bytes, _memory: memory };
         // A trace of its own: a stream may bring millions.
         let span = tracing::debug_span!(parent: None, "ingest image");
         telemetry::link(&span, &self.span);
@@ -275,17 +277,14 @@ impl Ingest {
 
     /// Another collection's images come from here on.
     fn turn_to(&mut self, collection: &str) -> Result<(), ApiError> {
-        if !self.collection.is_empty() && self.told.insert(self.collection.clone()) {
-            self.audit("OK");
-        }
         // Before the check: the log is to say what was denied.
-        collection.clone_into(&mut self.collection);
+        self.collection = collection.into();
         self.caller.authorise(&Scope::Collection(collection))?;
         validate::collection_name("collection", collection)
     }
 
-    fn audit(&self, outcome: &str) {
-        let (caller, address, collection) = (&self.caller, self.address, self.collection.as_str());
+    fn audit(&self, collection: &str, outcome: &str) {
+        let (caller, address) = (&self.caller, self.address);
         audit(&Deed { caller, address, rpc: "IngestImages", collection, outcome });
     }
 
@@ -316,6 +315,11 @@ impl Ingest {
         }
         match done {
             Ok((_, answer)) => {
+                let stored = answer.result.as_ref().is_some_and(|result| result.error.is_none());
+                // Anybody can turn to a name: what is stored there says that it is one.
+                if stored && self.told.insert(taken.collection.clone()) {
+                    self.audit(&taken.collection, "OK");
+                }
                 // The stream cannot go on without its collection.
                 if let Some(error) = gone(&answer, &self.collection)
                     && self.end.as_ref().is_none_or(|end| end.is_ok())
@@ -340,7 +344,9 @@ impl Drop for Ingest {
         if let Some(Line { skipped }) = ENDED.line() {
             self.span.in_scope(|| tracing::info!(millis, answered, unanswered, skipped, "ingest stream ended"));
         }
-        self.audit(self.outcome);
+        if self.outcome != "OK" || !self.told.contains(&self.collection) {
+            self.audit(&self.collection, self.outcome);
+        }
     }
 }
 
@@ -370,7 +376,7 @@ fn gone(answer: &pb::IngestImagesResponse, collection: &str) -> Option<ApiError>
 
 async fn answer_one(
     coordinator: Arc<Coordinator>,
-    collection: String,
+    collection: Arc<str>,
     message: pb::IngestImagesRequest,
     deadline: Deadline,
     before: Option<Turn>,
