@@ -52,25 +52,27 @@ pub(crate) struct NodeClient {
 /// Counts a call for as long as it runs, and notes if it was given up.
 struct InFlight<'a> {
     node: &'a NodeClient,
-    begun: Instant,
+    /// When it got its place. A wait in our own line says nothing about the node.
+    begun: Option<Instant>,
     answered: bool,
 }
 
 impl<'a> InFlight<'a> {
     fn enter(node: &'a NodeClient) -> Self {
         node.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { node, begun: Instant::now(), answered: false }
+        Self { node, begun: None, answered: false }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let Some(begun) = self.begun else { return };
         self.node.ended.fetch_add(1, Ordering::Relaxed);
         if !self.answered {
             self.node.failed.fetch_add(1, Ordering::Relaxed);
         }
-        if !self.answered && self.begun.elapsed() > ABANDONED_LATE {
+        if !self.answered && begun.elapsed() > ABANDONED_LATE {
             self.node.shun(AFTER_ABANDONED);
         }
     }
@@ -84,7 +86,7 @@ macro_rules! calls {
                 let rpc = stringify!($name);
                 let call = async {
                     let mut counted = InFlight::enter(self);
-                    let (way, _place) = self.admitted(deadline).await?;
+                    let (way, _place) = self.admitted(deadline, &mut counted).await?;
                     let mut client = $client::new(way)
                         .max_decoding_message_size(MAX_MESSAGE_BYTES)
                         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -105,7 +107,7 @@ impl NodeClient {
         Self {
             address: address.to_owned(),
             way,
-            places: Turns::new(calls, WAITING),
+            places: Turns::shared(calls, WAITING),
             in_flight: AtomicUsize::new(0),
             ended: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -140,10 +142,11 @@ impl NodeClient {
     }
 
     /// The way with a place on it, waited for within a bound.
-    async fn admitted(&self, deadline: Deadline) -> Result<(Way, Turn), CallError> {
+    async fn admitted(&self, deadline: Deadline, counted: &mut InFlight<'_>) -> Result<(Way, Turn), CallError> {
         let mut way = self.way.clone();
         let admitted = async {
             let Ok(place) = self.places.take(client_id()).await else { return Err(self.too_many()) };
+            counted.begun = Some(Instant::now());
             match way.ready().await {
                 Ok(_) => Ok(place),
                 Err(e) => {
@@ -251,6 +254,17 @@ mod tests {
     async fn a_node_that_refuses_is_shunned_for_a_while() {
         refused(&Nodes::new(4, Dialer::default(), None)).await;
         refused(&Nodes::new(4, Dialer::default(), Some(InProcess::at("127.0.0.1:1")))).await;
+    }
+
+    #[tokio::test]
+    async fn a_wait_in_our_own_line_is_not_held_against_the_node() {
+        let client = Nodes::new(1, Dialer::default(), None).get("127.0.0.1:1").unwrap();
+        let _place = client.places.take(9).await.unwrap();
+        let deadline = Deadline::after(3 * ABANDONED_LATE);
+        let error = client.get_node_status(deadline, node::GetNodeStatusRequest {}).await.unwrap_err();
+        assert_eq!(error.error.reason, Reason::DeadlineExceeded);
+        assert!(!client.shunned());
+        assert_eq!((client.in_flight(), client.totals()), (0, (0, 0)));
     }
 
     async fn refused(nodes: &Nodes) {

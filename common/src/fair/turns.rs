@@ -19,6 +19,8 @@ pub struct Turns {
 #[derive(Debug)]
 struct State {
     free: usize,
+    /// Places of each client, where clients share them; none is zero.
+    held: Option<HashMap<u64, usize>>,
     /// None is empty.
     lines: HashMap<u64, VecDeque<oneshot::Sender<Turn>>>,
     /// Each of the lines once; the first is served next.
@@ -29,7 +31,7 @@ struct State {
 
 /// A place, until it is dropped.
 #[derive(Debug)]
-pub struct Turn(Option<Arc<Turns>>);
+pub struct Turn(Option<(Arc<Turns>, u64)>);
 
 /// As many wait as may, or as may be one client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +44,16 @@ pub struct TooMany {
 impl Turns {
     /// `places` at once, and at most `waiting` that wait for one, which clients share as they do a [`Fair`].
     pub fn new(places: usize, waiting: usize) -> Arc<Self> {
-        let state = State { free: places, lines: HashMap::new(), order: VecDeque::new(), entries: 0 };
+        Self::with(places, waiting, None)
+    }
+
+    /// The same, but the places are shared in that way, too: where work may last, whoever comes next finds one.
+    pub fn shared(places: usize, waiting: usize) -> Arc<Self> {
+        Self::with(places, waiting, Some(HashMap::new()))
+    }
+
+    fn with(free: usize, waiting: usize, held: Option<HashMap<u64, usize>>) -> Arc<Self> {
+        let state = State { free, held, lines: HashMap::new(), order: VecDeque::new(), entries: 0 };
         Arc::new(Self { state: Mutex::new(state), waiting: Fair::new(waiting) })
     }
 
@@ -59,10 +70,10 @@ impl Turns {
         let too_many = || TooMany { waiting: self.waiting.taken() };
         let (_waits, turn) = {
             let mut state = self.state.lock();
-            // Nobody is passed over: while a place is free, nobody waits.
-            if state.free > 0 {
-                state.free -= 1;
-                return Ok(Turn(Some(self.clone())));
+            // Nobody is passed over: whoever may have a place does not wait.
+            if state.may_have(client) {
+                state.taken(client);
+                return Ok(Turn(Some((self.clone(), client))));
             }
             let waits = self.waiting.take(client, 1).ok_or_else(too_many)?;
             (waits, state.join(client, self.waiting.taken()))
@@ -70,31 +81,47 @@ impl Turns {
         turn.await.map_err(|_| too_many())
     }
 
-    /// A place is free: it goes to whoever's turn it is.
-    fn give(self: Arc<Self>) {
-        let mut turn = Turn(Some(self.clone()));
-        loop {
-            let next = {
-                let mut state = self.state.lock();
-                match state.next() {
-                    Some(next) => next,
-                    None => {
-                        state.free += 1;
-                        turn.0 = None;
-                        return;
-                    }
-                }
-            };
-            match next.send(turn) {
-                Ok(()) => return,
+    /// A place of `client` is free: it goes to whoever's turn it is.
+    fn give(self: Arc<Self>, client: u64) {
+        let mut state = self.state.lock();
+        state.given_back(client);
+        while let Some((client, next)) = state.next() {
+            state.taken(client);
+            if let Err(mut back) = next.send(Turn(Some((self.clone(), client)))) {
                 // Nobody waits there any more.
-                Err(back) => turn = back,
+                back.0 = None;
+                state.given_back(client);
             }
         }
     }
 }
 
 impl State {
+    /// Whether a place is free for the client: where they are shared, only while as many are free as it has.
+    fn may_have(&self, client: u64) -> bool {
+        let own = self.held.as_ref().and_then(|held| held.get(&client)).copied().unwrap_or(0);
+        self.free > 0 && own <= self.free
+    }
+
+    fn taken(&mut self, client: u64) {
+        self.free -= 1;
+        if let Some(held) = &mut self.held {
+            *held.entry(client).or_default() += 1;
+        }
+    }
+
+    fn given_back(&mut self, client: u64) {
+        self.free += 1;
+        if let Some(held) = &mut self.held
+            && let Some(own) = held.get_mut(&client)
+        {
+            *own -= 1;
+            if *own == 0 {
+                held.remove(&client);
+            }
+        }
+    }
+
     /// One more at the end of `client`'s line.
     fn join(&mut self, client: u64, waiting: usize) -> oneshot::Receiver<Turn> {
         // Those who stopped waiting are taken out when they are as many as those who wait.
@@ -114,10 +141,16 @@ impl State {
         turn
     }
 
-    /// Whoever's turn it is, out of its line.
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
-        loop {
-            let client = self.order.pop_front()?;
+    /// Whoever's turn it is of those who may have a place, out of its line.
+    fn next(&mut self) -> Option<(u64, oneshot::Sender<Turn>)> {
+        let mut at = 0;
+        while self.free > 0 {
+            let client = *self.order.get(at)?;
+            if !self.may_have(client) {
+                at += 1;
+                continue;
+            }
+            self.order.remove(at);
             let line = self.lines.get_mut(&client)?;
             let before = line.len();
             // Whoever stopped waiting does not take its line's turn with it.
@@ -127,17 +160,18 @@ impl State {
                 true => drop(self.lines.remove(&client)),
                 false => self.order.push_back(client),
             }
-            if next.is_some() {
-                return next;
+            if let Some(next) = next {
+                return Some((client, next));
             }
         }
+        None
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(turns) = self.0.take() {
-            turns.give();
+        if let Some((turns, client)) = self.0.take() {
+            turns.give(client);
         }
     }
 }
@@ -205,6 +239,26 @@ mod tests {
         assert_eq!(turns.state.lock().free, 0);
         drop(waiting);
         assert_eq!(turns.state.lock().free, 1);
+    }
+
+    #[tokio::test]
+    async fn shared_places_are_left_to_whoever_comes_next() {
+        let turns = Turns::shared(8, 100);
+        let mut held = vec![];
+        for _ in 0..5 {
+            held.push(turns.take(1).await.unwrap());
+        }
+        let (mut sixth, mut seventh) = (Box::pin(turns.take(1)), Box::pin(turns.take(1)));
+        assert!(futures::poll!(&mut sixth).is_pending() && futures::poll!(&mut seventh).is_pending());
+        let other = turns.take(2).await.unwrap();
+        drop(other);
+        assert!(futures::poll!(&mut sixth).is_pending(), "it has five, and three are free");
+        held.pop();
+        held.push(sixth.await.unwrap());
+        assert!(futures::poll!(&mut seventh).is_pending());
+        drop((held, seventh));
+        let state = turns.state.lock();
+        assert_eq!((state.free, state.held.as_ref().map(HashMap::len), state.entries), (8, Some(0), 0));
     }
 
     #[tokio::test]
