@@ -260,6 +260,27 @@ fn the_largest_honest_messages_are_taken() {
     }
 }
 
+/// Of legal filters, a batch may have so many that they take too much together: as `SECURITY.md` says.
+#[test]
+fn filters_of_a_batch_are_taken_up_to_600_000_numbers() {
+    let batch = |values: usize| {
+        let values = vec![pb::AttributeValue { kind: Some(pb::attribute_value::Kind::IntegerValue(7)) }; values];
+        let is_in = pb::InCondition { attribute: "a".into(), values };
+        let is_in = pb::Filter { condition: Some(pb::filter::Condition::IsIn(is_in)) };
+        let any = pb::FilterList { filters: vec![is_in; 63] };
+        let filter = pb::Filter { condition: Some(pb::filter::Condition::AnyOf(any)) };
+        let query = pb::Query { filter: Some(filter), ..Default::default() };
+        let message = pb::BatchSearchRequest { queries: vec![query; 64], ..Default::default() };
+        let arriving = at_most(1 << 30);
+        let (mut body, _kept) = counting(&arriving, 1, BATCH);
+        let counted = body.count(&framed(&message.encode_to_vec()));
+        counted.map(|()| arriving.memory.taken()).map_err(|refusal| reason_of(&refusal))
+    };
+    // In 63 lists of each of 64 queries.
+    assert!(batch(150).is_ok_and(|bytes| bytes > 32 << 20));
+    assert_eq!(batch(250), Err(Some(Reason::MessageTooLarge)));
+}
+
 fn weighed(path: &str, message: &[u8], step: usize) -> Option<usize> {
     static SHAPES: LazyLock<Shapes> = LazyLock::new(|| Shapes::of(omma_proto::DESCRIPTORS));
     let mut weigh = Weigh::new(SHAPES.call(path).unwrap(), message.len() as u64);
