@@ -169,7 +169,8 @@ pub(crate) async fn huge_headers(client: &Client) -> Result<String> {
     request.metadata_mut().insert("x-large", MetadataValue::try_from("x".repeat(1 << 20))?);
     let mut cluster = ClusterServiceClient::new(client.channel());
     let status = cluster.get_cluster_status(request).await.err().context("1 MiB of headers were taken")?;
-    Ok(format!("{:?}", status.code()))
+    ensure!(status.code() == Code::ResourceExhausted, "{status:?}");
+    Ok("`RESOURCE_EXHAUSTED`, from the transport".into())
 }
 
 pub(crate) async fn reflection(client: &Client) -> Result<String> {
@@ -181,15 +182,16 @@ pub(crate) async fn reflection(client: &Client) -> Result<String> {
         .server_reflection_info(tokio_stream::iter(requests))
         .await?
         .into_inner();
-    let mut codes = std::collections::BTreeMap::new();
+    let mut answered = 0;
     let outcome = loop {
         match answers.message().await {
-            Ok(Some(_)) => *codes.entry("answered").or_insert(0) += 1,
-            Ok(None) => break "the end".to_owned(),
-            Err(status) => break format!("{:?}", status.code()),
+            Ok(Some(_)) => answered += 1,
+            Ok(None) => bail!("the stream ended well after {answered} answers"),
+            Err(status) => break status,
         }
     };
-    Ok(format!("{codes:?}, then {outcome}"))
+    ensure!(answered == 0 && outcome.code() == Code::NotFound, "after {answered} answers: {outcome:?}");
+    Ok("the stream ends with `NOT_FOUND`".into())
 }
 
 pub(crate) async fn oversize(client: &Client) -> Result<String> {
