@@ -26,7 +26,7 @@ fn put_in_eight_bits(state: &ImageState, index: u64, items: &[(String, Vec<f32>)
     let quantization = Quantization::I8.into();
     let records = items.iter().map(record).collect();
     let dimension = NUMBERS as u32;
-    apply(state, index, Command::Put(PutRecords { dimension, quantization, records, ..PutRecords::default() }));
+    apply(state, index, Command::Put(PutRecords { dimension, quantization, records }));
 }
 
 /// Recall@10 with most in the graph, and a tail beside it that is longer than what a search asks of a graph.
