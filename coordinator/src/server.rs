@@ -83,14 +83,9 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     }
     let security = public_port(config.public_tls.as_ref(), config.plaintext, listener.local_addr()?)?;
     let dialer = peer_dialer(config.peer_tls.as_ref(), config.plaintext, &config.shard_nodes)?;
-    let nodes = Nodes::new(config.limits.calls_per_node, dialer, config.in_process);
+    let nodes = Nodes::new(config.limits.calls_per_node, dialer, config.in_process.clone());
     let routing = Routing::new(config.shard_nodes.clone(), nodes);
-    let access = Access::new(&config.access)?;
-    if !access.asks() && !listener.local_addr()?.ip().is_loopback() {
-        tracing::warn!(
-            "everybody who reaches this port may read, write and delete everything: --api-keys FILE asks for keys"
-        );
-    }
+    let access = access(&config, &listener)?;
     let limits = config.limits;
     let connections = ConnectionLimits { unread: limits.idle_stream, ..config.connections };
     let share = Share { requests: limits.requests_per_client, rate: limits.rate_per_client, time: limits.request };
@@ -100,11 +95,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     let subject: Arc<dyn Subject> = coordinator.clone();
     config.vitals.show(&subject);
     let (health, health_service) = tonic_health::server::health_reporter();
-    for name in SERVICES {
-        health.set_service_status(name, ServingStatus::NotServing).await;
-    }
-    let reflection = reflection()?;
-
+    tell(&health, ServingStatus::NotServing).await;
     let api = Api(Arc::clone(&coordinator));
     macro_rules! limited {
         ($server:ident) => {
@@ -128,7 +119,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .layer(Arriving::new(config.limits.arriving_bytes, REFUSED.with(&["arriving"])))
         .layer(tower::util::MapResponseLayer::new(move |answer| oversize::explain(answer, most_bytes)))
         .add_service(health_service)
-        .add_service(reflection)
+        .add_service(reflection()?)
         .add_service(limited!(CollectionServiceServer))
         .add_service(limited!(ImageServiceServer))
         .add_service(limited!(SearchServiceServer))
@@ -136,11 +127,7 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
         .add_service(limited!(BackupServiceServer))
         .serve_with_incoming_shutdown(Incoming::over(listener, security, connections), shutdown.clone().begun());
 
-    let drained = async {
-        shutdown.clone().begun().await;
-        config.vitals.stopping();
-        tokio::time::sleep(config.drain).await;
-    };
+    let drained = drained(&config, &shutdown);
     let alongside = async {
         tokio::join!(
             coordinator.routing.poll(config.poll_interval, shutdown.clone()),
@@ -158,6 +145,30 @@ pub async fn run(listener: TcpListener, config: CoordinatorConfig, shutdown: Shu
     }
 }
 
+/// Who may call. Says so if everybody may, from other machines too.
+fn access(config: &CoordinatorConfig, listener: &TcpListener) -> Result<Access, RunError> {
+    let access = Access::new(&config.access)?;
+    if !access.asks() && !listener.local_addr()?.ip().is_loopback() {
+        tracing::warn!(
+            "everybody who reaches this port may read, write and delete everything: --api-keys FILE asks for keys"
+        );
+    }
+    Ok(access)
+}
+
+/// The end of the time that requests have to end in.
+async fn drained(config: &CoordinatorConfig, shutdown: &Shutdown) {
+    shutdown.clone().begun().await;
+    config.vitals.stopping();
+    tokio::time::sleep(config.drain).await;
+}
+
+async fn tell(health: &HealthReporter, status: ServingStatus) {
+    for name in SERVICES {
+        health.set_service_status(name, status).await;
+    }
+}
+
 /// Serving while requests can be forwarded; not serving once the shutdown has begun.
 async fn tell_health(coordinator: &Coordinator, health: &HealthReporter) {
     let mut told = false;
@@ -166,9 +177,7 @@ async fn tell_health(coordinator: &Coordinator, health: &HealthReporter) {
         let serves = !stops && coordinator.routing.useless().is_none();
         if std::mem::replace(&mut told, serves) != serves {
             let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-            for name in SERVICES {
-                health.set_service_status(name, status).await;
-            }
+            tell(health, status).await;
         }
         if stops {
             return;

@@ -86,12 +86,12 @@ pub struct AnswerPart {
 /// part is its handler's to take, and to keep for as long as it keeps the message; what it leaves stays until the stream
 /// ends.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct MessageParts {
     memory: Arc<Fair>,
     parts: Arc<Mutex<VecDeque<Part>>>,
 }
 
-impl Kept {
+impl MessageParts {
     fn new(memory: Arc<Fair>) -> Self {
         Self { memory, parts: Arc::default() }
     }
@@ -125,21 +125,21 @@ impl Kept {
 }
 
 impl<S> tower::Layer<S> for Arriving {
-    type Service = Counted<S>;
+    type Service = Weighed<S>;
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, arriving: self.clone() }
+    fn layer(&self, inner: S) -> Weighed<S> {
+        Weighed { inner, arriving: self.clone() }
     }
 }
 
 /// A service whose requests are weighed and counted.
 #[derive(Debug, Clone)]
-pub struct Counted<S> {
+pub struct Weighed<S> {
     inner: S,
     arriving: Arriving,
 }
 
-impl<S> tower::Service<Request<Body>> for Counted<S>
+impl<S> tower::Service<Request<Body>> for Weighed<S>
 where
     S: tower::Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
@@ -154,7 +154,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (arriving, kept) = (self.arriving.clone(), Kept::new(self.arriving.memory.clone()));
+        let (arriving, kept) = (self.arriving.clone(), MessageParts::new(self.arriving.memory.clone()));
         let call = arriving.shapes.call(request.uri().path());
         let client = request.extensions().get::<Whose>().map_or(0, |whose| whose.0);
         let mut request = request.map(|body| Body::new(Counting::new(body, arriving, client, call, kept.clone())));

@@ -20,7 +20,7 @@ mod unsent;
 pub use accept::{Incoming, Security};
 pub use activity::InFlight;
 pub use args::{ConnectionArgs, ConnectionLimits};
-pub use arriving::{AnswerPart, Arriving, Counted, Kept, Whose};
+pub use arriving::{AnswerPart, Arriving, MessageParts, Weighed, Whose};
 pub use connection::{ConnectInfo, Connection};
 pub use in_process::InProcess;
 pub use origin::Origin;

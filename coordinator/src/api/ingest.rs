@@ -1,9 +1,9 @@
 //! The ingest stream: every image is its own write, answered as it completes; no more than a window of them is
 //! unanswered at once, so that a client is read only as fast as the cluster stores. Images of one id are written in the
 //! order in which they came: the last one stays.
-//!
-//! A stream is served by a task of its own: nobody asks a stream's body for more while its client reads nothing, and a
-//! stream that is not read has to end, too.
+
+mod answers;
+mod image;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -17,21 +17,21 @@ use omma_common::error::{ApiError, Reason, metadata_of, reason_of};
 use omma_common::fair::Part;
 use omma_common::limits::{DEFAULT_DEADLINE_SECONDS, MAX_MESSAGE_BYTES};
 use omma_common::log_limit::{Line, LogLimit};
-use omma_common::serve::{ConnectInfo, Kept};
+use omma_common::serve::{ConnectInfo, MessageParts};
 use omma_common::telemetry;
 use omma_proto::v1 as pb;
-use omma_proto::v1::new_image::Content;
 use prost::Message;
+use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
+use self::answers::{answers, too_quiet};
+use self::image::{answer_one, answered, gone};
 use super::{Coordinator, Place, address_of, caller_of, deadline_of, validate};
 use crate::access::{Caller, Client, Deed, Role, Scope, audit, credential};
-use crate::write;
 
 /// Between two looks at a caller's credentials.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
@@ -75,7 +75,7 @@ struct Ingest {
     outcome: &'static str,
     client: Client,
     /// What the images that came take of the memory for requests.
-    kept: Option<Kept>,
+    kept: Option<MessageParts>,
     _place: Place,
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn open(
     let credential = credential.map(str::to_owned);
     let client = Client::of(&caller, address);
     let place = coordinator.admit_stream(client)?;
-    let kept = request.extensions().get::<Kept>().cloned();
+    let kept = request.extensions().get::<MessageParts>().cloned();
     let retired: Pin<Box<dyn Future<Output = ()> + Send>> = match request.extensions().get::<ConnectInfo>() {
         Some(info) => Box::pin(info.retired()),
         None => Box::pin(std::future::pending()),
@@ -136,27 +136,6 @@ pub(crate) fn open(
     Ok(Response::new(Box::pin(answers(ingest))))
 }
 
-/// The answers of a stream that is served. Dropping them ends it.
-fn answers(ingest: Ingest) -> impl Stream<Item = Result<pb::IngestImagesResponse, Status>> + Send {
-    let (to, answers) = mpsc::channel(1);
-    let (ended, end) = oneshot::channel();
-    let mut task = JoinSet::new();
-    let span = ingest.span.clone();
-    let serve = async move {
-        // Nobody may be left who wants to know.
-        let _ = ended.send(ingest.serve(to).await);
-    };
-    task.spawn(serve.instrument(span));
-    futures::stream::unfold((answers, Some(end), task), |(mut answers, mut end, task)| async move {
-        if let Some(answer) = answers.recv().await {
-            return Some((Ok(answer), (answers, end, task)));
-        }
-        let ended =
-            end.take()?.await.unwrap_or_else(|_| Err(ApiError::new(Reason::Internal, "the stream ended badly")));
-        Some((Err(ended.err()?.to_status()), (answers, None, task)))
-    })
-}
-
 /// The stream's deadline if it is sooner than an image's own; longer ones are the client's to enforce.
 fn stream_deadline(metadata: &MetadataMap) -> Option<Deadline> {
     metadata.get("grpc-timeout")?;
@@ -166,32 +145,11 @@ fn stream_deadline(metadata: &MetadataMap) -> Option<Deadline> {
 }
 
 impl Ingest {
-    /// Serves the stream to its end, answer by answer; the next only once there is room for it, for which it waits as long
-    /// as it would for an image.
-    async fn serve(mut self, to: mpsc::Sender<pb::IngestImagesResponse>) -> Result<(), ApiError> {
-        let patience = self.coordinator.limits.idle_stream;
-        loop {
-            match tokio::time::timeout(patience, to.reserve()).await {
-                Ok(Ok(room)) => match self.next().await {
-                    Some(Ok(answer)) => room.send(answer),
-                    Some(Err(error)) => return Err(error),
-                    None => return Ok(()),
-                },
-                Ok(Err(_)) => return Ok(()),
-                Err(_) => {
-                    let error = too_quiet(format!("an answer of the stream was not read for {patience:?}"), patience);
-                    self.outcome = error.reason.name();
-                    return Err(error);
-                }
-            }
-        }
-    }
-
     /// Whether one more image may be read: few enough are unanswered, and its client has memory left for the largest; one
     /// is always read.
     fn has_room(&self) -> bool {
         let limits = &self.coordinator.limits;
-        let memory = |kept: &Kept| kept.has_room(self.client.0, MAX_MESSAGE_BYTES);
+        let memory = |kept: &MessageParts| kept.has_room(self.client.0, MAX_MESSAGE_BYTES);
         self.writes.is_empty()
             || self.writes.len() < limits.ingest_window
                 && self.bytes < limits.ingest_bytes
@@ -243,7 +201,7 @@ impl Ingest {
             Ok(None) => return Err(Ok(())),
             Err(status) => return Err(Err(unreadable(&status))),
         };
-        let memory = self.kept.as_ref().and_then(Kept::next);
+        let memory = self.kept.as_ref().and_then(MessageParts::next);
         self.still_known().map_err(Err)?;
         match message.collection.as_str() {
             "" if self.collection.is_empty() => {
@@ -350,11 +308,6 @@ impl Drop for Ingest {
     }
 }
 
-/// The client sends nothing, or reads nothing.
-fn too_quiet(text: String, patience: Duration) -> ApiError {
-    ApiError::new(Reason::DeadlineExceeded, text).over("idle-stream-seconds", patience.as_secs())
-}
-
 /// Why the inbound half broke: the client is gone, or sent what is no message or too much.
 fn unreadable(status: &Status) -> ApiError {
     let reason = match (reason_of(status), status.code()) {
@@ -366,63 +319,6 @@ fn unreadable(status: &Status) -> ApiError {
     let error = ApiError::new(reason, format!("the stream could not be read any further: {}", status.message()));
     let limit = ["limit_name", "limit"].into_iter().filter_map(|key| Some((key, metadata_of(status, key)?)));
     limit.fold(error, |error, (key, value)| error.with(key, value))
-}
-
-/// Whether an answer says that the collection does not exist (any more).
-fn gone(answer: &pb::IngestImagesResponse, collection: &str) -> Option<ApiError> {
-    let error = answer.result.as_ref()?.error.as_ref()?;
-    (error.code == tonic::Code::NotFound as i32).then(|| crate::routing::cache::unknown_collection(collection))
-}
-
-async fn answer_one(
-    coordinator: Arc<Coordinator>,
-    collection: Arc<str>,
-    message: pb::IngestImagesRequest,
-    deadline: Deadline,
-    before: Option<Turn>,
-) -> pb::IngestImagesResponse {
-    let id = message.image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
-    let sequence = message.sequence;
-    let put = async {
-        if let Some(before) = before {
-            // It ends by being dropped, hence with an error.
-            let _ = before.await;
-        }
-        put_one(&coordinator, &collection, message, deadline).await
-    };
-    let put = deadline.run("the write of an image", put).await;
-    answered(sequence, id, put.and_then(|put| put))
-}
-
-fn answered(sequence: u64, id: String, put: Result<write::Put, ApiError>) -> pb::IngestImagesResponse {
-    let failed = |error: &ApiError| pb::PutResult { error: Some(error.to_rpc_status()), ..Default::default() };
-    let (result, session_token) = match put {
-        Ok(mut put) => (put.results.pop().unwrap_or_default(), Some(put.session.to_token())),
-        Err(error) => (failed(&error), None),
-    };
-    pb::IngestImagesResponse { sequence, result: Some(pb::PutResult { id, ..result }), session_token }
-}
-
-async fn put_one(
-    coordinator: &Coordinator,
-    collection: &str,
-    message: pb::IngestImagesRequest,
-    deadline: Deadline,
-) -> Result<write::Put, ApiError> {
-    validate::request_id(&message.request_id)?;
-    let image = message.image.ok_or_else(|| ApiError::field("image", "must be set"))?;
-    let request_id = write::request_id_or_new(&message.request_id);
-    let (image, request_id) = (&image, &request_id);
-    let put = coordinator.with_collection(collection, deadline, |collection| async move {
-        let mut image = image.clone();
-        validate::image("image", &mut image, &collection, &coordinator.limits)?;
-        if matches!(image.content, Some(Content::Picture(_))) {
-            let map = coordinator.routing.map().await?;
-            validate::encodable("image.picture", &collection, map.encoder_space.as_ref())?;
-        }
-        write::put(&coordinator.routing, &collection, vec![image], |_| "image".to_owned(), request_id, deadline).await
-    });
-    put.await
 }
 
 #[cfg(test)]
@@ -441,16 +337,5 @@ mod tests {
         assert!(!with(None));
         assert!(!with(Some("1H")));
         assert!(with(Some("5S")));
-    }
-
-    #[test]
-    fn failures_become_the_images_own() {
-        let answer = answered(7, "a".into(), Err(ApiError::field("image.id", "is odd")));
-        let result = answer.result.as_ref().unwrap();
-        assert_eq!((answer.sequence, result.id.as_str()), (7, "a"));
-        assert_eq!(result.error.as_ref().unwrap().code, tonic::Code::InvalidArgument as i32);
-        assert!(gone(&answer, "c").is_none());
-        let answer = answered(7, "a".into(), Err(crate::routing::cache::unknown_collection("c")));
-        assert_eq!(gone(&answer, "c").unwrap().reason, Reason::CollectionNotFound);
     }
 }

@@ -26,7 +26,7 @@ use omma_common::error::{ApiError, Reason};
 use omma_common::fair::{Fair, Part};
 use omma_common::limits::MAX_MESSAGE_BYTES;
 use omma_common::log_limit::{Line, LogLimit};
-use omma_common::serve::{ConnectInfo, Kept};
+use omma_common::serve::{ConnectInfo, MessageParts};
 use omma_common::shutdown::Shutdown;
 use omma_common::telemetry;
 use prost::Message;
@@ -155,7 +155,7 @@ impl Api {
         let _place = self.0.admit(client)?;
         let begun = Instant::now();
         let deadline = deadline_of(request.metadata());
-        let kept = request.extensions().get::<Kept>().cloned();
+        let kept = request.extensions().get::<MessageParts>().cloned();
         let message = request.into_inner();
         let scope = message.scope();
         let collection = scope.collection().to_owned();
@@ -175,7 +175,7 @@ impl Api {
 
 /// An answer that gRPC would refuse to send is the caller's to make smaller; one that fits takes its part of the memory for
 /// requests until it is sent.
-fn fits<Res: Message>(answer: Res, client: Client, kept: Option<Kept>) -> Result<Response<Res>, ApiError> {
+fn fits<Res: Message>(answer: Res, client: Client, kept: Option<MessageParts>) -> Result<Response<Res>, ApiError> {
     let (bytes, limit) = (answer.encoded_len(), MAX_MESSAGE_BYTES);
     if bytes <= limit {
         let mut response = Response::new(answer);

@@ -10,7 +10,7 @@ use tonic::body::Body;
 
 use super::shapes::ShapeId;
 use super::weigh::Weigh;
-use super::{Arriving, Kept, refusal};
+use super::{Arriving, MessageParts, refusal};
 
 /// Bytes of the head of each message: whether it is compressed, and its length.
 const HEAD: usize = 5;
@@ -30,7 +30,7 @@ pub(super) struct Counting {
     client: u64,
     /// What its messages are; `None` if it is none of the protocol's calls.
     message: Option<ShapeId>,
-    kept: Kept,
+    kept: MessageParts,
     at: At,
     weigh: Option<Weigh>,
     /// What the message that is coming takes so far.
@@ -44,7 +44,13 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    pub(super) fn new(inner: Body, arriving: Arriving, client: u64, message: Option<ShapeId>, kept: Kept) -> Self {
+    pub(super) fn new(
+        inner: Body,
+        arriving: Arriving,
+        client: u64,
+        message: Option<ShapeId>,
+        kept: MessageParts,
+    ) -> Self {
         let at = At::Head(Vec::new());
         Self {
             inner,

@@ -24,8 +24,8 @@ fn at_most(bytes: usize) -> Arriving {
 }
 
 /// On its way in a call that is none of the protocol's, if `path` is empty.
-fn counting(arriving: &Arriving, client: u64, path: &str) -> (Counting, Kept) {
-    let kept = Kept::new(arriving.memory.clone());
+fn counting(arriving: &Arriving, client: u64, path: &str) -> (Counting, MessageParts) {
+    let kept = MessageParts::new(arriving.memory.clone());
     let message = arriving.shapes.call(path);
     (Counting::new(Body::empty(), arriving.clone(), client, message, kept.clone()), kept)
 }
@@ -125,7 +125,7 @@ async fn a_request_counts_until_it_is_answered_and_its_answer_until_it_is_sent()
     let service = arriving.layer(tower::service_fn(move |request: Request<Body>| {
         let memory = memory.clone();
         async move {
-            let kept = request.extensions().get::<Kept>().cloned().unwrap();
+            let kept = request.extensions().get::<MessageParts>().cloned().unwrap();
             request.into_body().collect().await.unwrap();
             assert!(memory.taken_by(7) > 1000, "{}", memory.taken());
             let mut answer = Response::new(Body::new("x".repeat(200_000)));
@@ -150,7 +150,7 @@ async fn a_request_counts_until_it_is_answered_and_its_answer_until_it_is_sent()
 #[test]
 fn answers_that_are_never_refused_are_little_together() {
     let memory = Fair::new(64 << 20);
-    let kept = Kept::new(memory.clone());
+    let kept = MessageParts::new(memory.clone());
     let large: Vec<_> = std::iter::from_fn(|| kept.answer(1, SMALL_ANSWER + 1).ok()).collect();
     assert!(!large.is_empty() && memory.taken() <= 33 << 20, "{}", memory.taken());
     let small: Vec<_> = (0..512).map(|_| kept.answer(1, SMALL_ANSWER).unwrap()).collect();
@@ -165,7 +165,7 @@ async fn a_refusal_comes_after_the_messages_before_it() {
     let arriving = at_most(1 << 20);
     let whole = framed(&pb::IngestImagesRequest { collection: "c".into(), ..Default::default() }.encode_to_vec());
     let bytes = [&whole[..], &framed(&[0xFF; 100])].concat();
-    let kept = Kept::new(arriving.memory.clone());
+    let kept = MessageParts::new(arriving.memory.clone());
     let message = arriving.shapes.call("/omma.v1.ImageService/IngestImages");
     let mut body = Counting::new(Body::new(Full::from(bytes)), arriving.clone(), 1, message, kept.clone());
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), whole);
