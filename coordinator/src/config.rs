@@ -44,7 +44,8 @@ pub struct Args {
     /// them at most. A client that has as many as are left gets no more.
     #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests)]
     pub max_requests: usize,
-    /// Requests of one client served at once: of one key or token, or else of one address.
+    /// Requests of one client served at once: of one key or token, or else of one address;
+    /// of IPv6 addresses the first 64 bits count.
     #[arg(long, value_name = "REQUESTS", default_value_t = Limits::default().requests_per_client)]
     pub max_requests_per_client: usize,
     /// Requests of one client a second.
@@ -57,7 +58,7 @@ pub struct Args {
     /// An ingest stream that sends nothing for so many seconds, or an answer of which nothing is read for so long, is ended.
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().idle_stream.as_secs())]
     pub idle_stream_seconds: u64,
-    /// Calls to one shard node at once.
+    /// Calls to one shard node at once; a client that has as many as are left waits.
     #[arg(long, value_name = "CALLS", default_value_t = Limits::default().calls_per_node)]
     pub max_calls_per_node: usize,
     /// TLS of the public port.
