@@ -9,8 +9,8 @@ from .cluster import RELEASE, SETTLE, WORK, Cluster, run
 from .data import clustered
 
 # Candidates that a search keeps.
-EF = [16, 24, 32, 48, 64, 128, 256]
-EF_BARE = [12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256]
+EF = [32, 48, 64, 96, 128]
+EF_BARE = [16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192]
 DEFAULT_EF = 128
 # Precision of graphs, if nothing else is said.
 STORAGE = "i8"

@@ -66,7 +66,7 @@ impl Storage {
     /// So many times the candidates that are wanted are kept where every embedding is looked at anyway: there may be
     /// many that eight bits cannot tell apart.
     fn scanned(self) -> usize {
-        if self == Self::I8 { 8 } else { 1 }
+        if self == Self::I8 { 4 } else { 1 }
     }
 
     /// More candidates than the `k` hits that are wanted, so that the best are among them whatever the order is, of a

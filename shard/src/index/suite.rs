@@ -185,19 +185,21 @@ fn eight_bits_find_embeddings_whose_numbers_differ_in_size() {
 }
 
 /// Frames of a film that stands still: eight bits can hardly tell them apart. They must not all count as lost, since
-/// each search looks at everything that is lost.
+/// each search looks at everything that is lost; and those that the graph loses have to be noticed.
 #[test]
 fn near_equals_stay_in_the_graph() {
     let mut rng = SmallRng::seed_from_u64(15);
     let scenes = clustered(&mut rng, 20, 256, 20);
     let mut frame = |scene: &Vec<f32>| {
-        of_unit_length(scene.iter().map(|x| x + 1e-4 * rand::Rng::random_range(&mut rng, -1.0..1.0f32)).collect())
+        of_unit_length(scene.iter().map(|x| x + 1e-3 * rand::Rng::random_range(&mut rng, -1.0..1.0f32)).collect())
     };
     let frames: Vec<Vec<f32>> =
         scenes.iter().flat_map(|scene| (0..150).map(|_| frame(scene)).collect::<Vec<_>>()).collect();
     let index = in_eight_bits(&frames);
+    let items: Vec<(u64, Vec<f32>)> = keyed(&frames).into_iter().map(|(key, v)| (key, v.to_vec())).collect();
+    index.audit(items.into_iter()).unwrap();
     let stats = index.stats();
-    assert!(stats.beside <= frames.len() / 20, "{stats:?}");
+    assert!(stats.beside <= frames.len() / 6, "{stats:?}");
     for scene in &scenes {
         let hits = index.search(scene, 10).unwrap();
         assert!(hits.len() >= 10 && hits.iter().take(10).all(|hit| hit.score > 0.98), "{hits:?}");
