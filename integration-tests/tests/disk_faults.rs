@@ -203,8 +203,13 @@ async fn a_node_whose_files_are_cut_off_while_it_runs_ends_in_order_and_starts_a
     let process = cluster.shard_process(2)?;
     while process.ended().is_none() {
         ensure!(begin.elapsed() < PATIENCE, "the damage is not noticed: {}", process.log_tail(4_000));
-        // Ingest adds at the end and reads nothing older. These may fail: what they read is damaged.
-        drop(client.search(COLLECTION, by_vector(&unit_vector(&mut rng, DIMENSION)), 100).await);
+        // Ingest adds at the end and reads nothing older. These may fail: what they read is damaged. The node may lead
+        // nothing any more, so it is asked itself, too.
+        let found = client.search(COLLECTION, by_vector(&unit_vector(&mut rng, DIMENSION)), 100).await;
+        if let Ok(hits) = found {
+            let ids: Vec<String> = ids(&hits).into_iter().map(str::to_owned).collect();
+            drop(missing(&cluster, COLLECTION, &ids).await);
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     note!("noticed after {:.1?}", begin.elapsed());

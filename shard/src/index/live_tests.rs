@@ -40,10 +40,11 @@ fn more_candidates_than_asked_for_and_all_different() {
     let (index, vectors) = filled(300);
     index.drain(150).unwrap();
     let hits = index.search(&vectors[0], 10).unwrap();
-    assert_eq!(
-        (hits.len(), hits.iter().map(|hit| hit.key).collect::<HashSet<_>>().len()),
-        (36, 36),
-        "of graph and tail"
+    let different = hits.iter().map(|hit| hit.key).collect::<HashSet<_>>().len();
+    assert!(
+        different == hits.len() && different >= 36,
+        "{different} of {}: of graph, tail and what the graph lost",
+        hits.len()
     );
     assert!(index.search(&vectors[0], 0).unwrap().is_empty());
 }

@@ -85,10 +85,11 @@ fn exact_is_an_index() {
 
 #[test]
 fn the_graph_is_an_index_in_every_precision() {
-    for (storage, tolerance) in [(Storage::F32, 1e-5), (Storage::F16, 1e-3), (Storage::Bf16, 1e-2), (Storage::I8, 2e-2)]
-    {
+    use Storage::{Bf16, F16, F32, I8};
+    // In eight bits some are as near as itself.
+    for (storage, tolerance, most_lost) in [(F32, 1e-5, 3), (F16, 1e-3, 3), (Bf16, 1e-2, 3), (I8, 2e-2, 12)] {
         let config = IndexConfig { storage, ..IndexConfig::new(48) };
-        holds_what_an_index_promises(&Hnsw::new(config).unwrap(), 48, tolerance, 3);
+        holds_what_an_index_promises(&Hnsw::new(config).unwrap(), 48, tolerance, most_lost);
     }
 }
 
