@@ -176,6 +176,7 @@ async fn a_node_that_cannot_read_its_vote_in_the_metadata_group_starts_anew() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "the store may keep all of it in memory: damage is met once something is read from the files, or never"]
 async fn a_node_whose_files_are_cut_off_while_it_runs_ends_in_order_and_starts_anew() -> Result<()> {
     let seed = seed("cut_off");
     let mut rng = generator(seed, 1);
