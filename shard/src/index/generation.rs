@@ -98,7 +98,11 @@ impl Generation {
         };
         hits.extend(match walked {
             Some(found) => found,
-            None => self.graph.scan(query, k * self.graph.scanned(), &mut among.keys().filter(|key| lives(*key)))?,
+            None => self.graph.scan(
+                query,
+                k.saturating_mul(self.graph.scanned()),
+                &mut among.keys().filter(|key| lives(*key)),
+            )?,
         });
         Ok(hits)
     }

@@ -110,7 +110,7 @@ fn the_graph_finds_what_exact_search_finds() {
 fn scores_are_within_their_error() {
     use Storage::{Bf16, F16, F32, I8};
     for (storage, dimension) in
-        [F32, F16, Bf16, I8].into_iter().flat_map(|storage| [(storage, 128), (storage, 300), (storage, 1024)])
+        [F32, F16, Bf16, I8].into_iter().flat_map(|storage| [24, 128, 300, 1024].map(|dimension| (storage, dimension)))
     {
         let vectors = clustered(&mut SmallRng::seed_from_u64(13), 400, dimension, 5);
         let (base, queries) = vectors.split_at(380);
@@ -120,7 +120,10 @@ fn scores_are_within_their_error() {
             for hit in graph.search(query, 100, None).unwrap() {
                 let exact = dot(query, &base[hit.key as usize / 4096 - 2]);
                 assert!((hit.score - exact).abs() <= hit.error, "{storage:?}: {hit:?}, exactly {exact}");
-                assert!(hit.error < 0.01, "{storage:?}: too wide to spare anything");
+                assert!(
+                    hit.error < if (storage, dimension) == (I8, 24) { 0.02 } else { 0.01 },
+                    "{storage:?}: too wide to spare anything"
+                );
             }
         }
     }
